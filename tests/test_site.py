@@ -1,0 +1,100 @@
+"""The documentation site as nbdev stages it: complete, no broken internal link, nothing on a page that a reader should not see."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+stage_script = "from nbdev.serve import proc_nbs\nif __name__ == '__main__': print(proc_nbs(force=True))\n"
+
+
+@pytest.fixture(scope='module')
+def staged(tmp_path_factory) -> Path:
+    "The folder that nbdev stages for Quarto."
+    script = tmp_path_factory.mktemp('stage') / 'stage.py'
+    script.write_text(stage_script, encoding='utf-8')
+    done = subprocess.run([sys.executable, script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Path(done.stdout.split()[-1])
+
+
+def cells(folder: Path):
+    "(notebook, cell) of every notebook in a folder."
+    for path in sorted(folder.glob('*.ipynb')):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']: yield path, cell
+
+
+def outputs(folder: Path):
+    "(notebook, text of one output) of every notebook in a folder."
+    for path, cell in cells(folder):
+        for output in cell.get('outputs', []): yield path, output
+
+
+def test_configuration_is_staged(staged):
+    assert (staged / '_quarto.yml').read_bytes() == (root / '_quarto.yml').read_bytes()
+    assert (root / 'nbs/_quarto.yml').is_symlink()
+
+
+def test_every_notebook_is_staged_and_in_the_sidebar(staged):
+    names = {path.name for path in (root / 'nbs').glob('*.ipynb')}
+    assert names == {path.name for path in staged.glob('*.ipynb')}
+    assert names == set(re.findall(r'[\w-]+\.ipynb', (root / '_quarto.yml').read_text(encoding='utf-8')))
+
+
+def headings(path: Path) -> set[str]:
+    "The anchors of a notebook's headings, as Quarto makes them."
+    text = '\n'.join(''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'markdown')
+    titles = re.findall(r'^#+ (.*)$', text, re.M)
+    return {re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', title.lower()).strip()) for title in titles}
+
+
+def test_internal_links_resolve(staged):
+    broken = []
+    for path, cell in cells(staged):
+        if cell['cell_type'] != 'markdown': continue
+        for target in re.findall(r'\]\(([^)\s]+)\)', re.sub(r'`[^`]*`', '', ''.join(cell['source']))):
+            if re.match(r'(https?:|mailto:|data:)', target): continue
+            name, _, anchor = target.partition('#')
+            file = staged / (name or path.name)
+            if not file.is_file(): broken.append(f'{path.name}: {target}')
+            elif anchor and file.suffix == '.ipynb' and anchor not in headings(file): broken.append(f'{path.name}: {target}')
+    assert not broken, broken
+
+
+def test_pictures_have_alternative_texts(staged):
+    missing = [f'{path.name}: {target}' for path, cell in cells(staged) if cell['cell_type'] == 'markdown'
+               for alt, target in re.findall(r'!\[([^\]]*)\]\(([^)]+)\)', ''.join(cell['source'])) if not alt.strip()]
+    assert not missing, missing
+
+
+def test_pages_hold_no_leftovers():
+    found = []
+    for path, cell in cells(root / 'nbs'):
+        source = ''.join(cell['source'])
+        if re.search(r'\b(TODO|FIXME|XXX)\b', source): found.append(f'{path.name}: a leftover note')
+    for path, output in outputs(root / 'nbs'):
+        text = json.dumps({key: value for key, value in output.items() if key != 'data'}) + json.dumps(
+            {kind: value for kind, value in output.get('data', {}).items() if not kind.startswith(('image/', 'audio/'))})
+        if output['output_type'] == 'error': found.append(f'{path.name}: an error')
+        if output.get('name') == 'stderr': found.append(f'{path.name}: {"".join(output["text"])[:100]}')
+        if re.search(r'(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\Users)', re.sub(r'base64,[\w+/=]+', '', text)): found.append(f'{path.name}: a path of one machine')
+    assert not found, found
+
+
+def test_notebooks_import_only_lower_numbers():
+    module_number = {}
+    for path, cell in cells(root / 'nbs'):
+        found = re.search(r'^#\|\s*default_exp\s+(\w+)', ''.join(cell['source']), re.M)
+        if found: module_number[found[1]] = int(path.name[:2])
+    wrong = []
+    for path, cell in cells(root / 'nbs'):
+        if cell['cell_type'] != 'code' or not path.name[:2].isdigit(): continue
+        for line in ''.join(cell['source']).splitlines():
+            found = re.match(r'(?:from kwspot\.(\w+) import|import kwspot\.(\w+)|from kwspot import ([\w, ]+))', line)
+            if not found: continue
+            for name in re.findall(r'\w+', (found[1] or found[2] or re.sub(r' as \w+', '', found[3]))):
+                if module_number.get(name, -1) > int(path.name[:2]): wrong.append(f'{path.name}: {line.strip()}')
+    assert not wrong, wrong
