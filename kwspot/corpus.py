@@ -130,7 +130,7 @@ def _parse(handle):
     return _stranger(head) if size else _broken('empty file')
 
 # %% ../nbs/00_corpus.ipynb #b72f22e1
-_READ = os.O_RDONLY | getattr(os, 'O_BINARY', 0)
+_READ = os.O_RDONLY | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_NONBLOCK', 0) # a named pipe must not hold us up
 
 def _probe(path):
     "`Header` of a file, and the offset of its samples in bytes; never raises."
@@ -271,10 +271,15 @@ def _is(kind, entry):
     try: return entry.is_dir() if kind == 'dir' else entry.is_file()
     except OSError: return False
 
+def _is_audio(entry):
+    "Whether a directory entry bears the name of a clip."
+    return entry.name.lower().endswith(_AUDIO)
+
 def _entries(folder):
     "The visible entries of a folder, by name."
     with os.scandir(folder) as found:
-        return sorted((e for e in found if e.name[0] != '.' and e.name.lower() not in _NEVER), key=lambda entry: entry.name)
+        visible = [entry for entry in found if entry.name[0] != '.' and entry.name.lower() not in _NEVER]
+    return sorted(visible, key=lambda entry: entry.name)
 
 # %% ../nbs/00_corpus.ipynb #c2ff1dbf
 class _Words(NamedTuple):
@@ -298,8 +303,9 @@ def _subfolders(folder, budget):
 def _search_words(folder, above, budget):
     "All folders at or below `folder` whose sub-folders hold recordings; nothing below such a folder is looked at."
     found = _subfolders(folder, budget)
-    words = {name: entries for name, entries in found.items() if any(e.name.lower().endswith(_AUDIO) for e in entries)}
-    if set(words) - {NOISE}: return [_Words(folder, words, {n: e for n, e in found.items() if n not in words}, above)]
+    words = {name: entries for name, entries in found.items() if any(map(_is_audio, entries))}
+    silent = {name: entries for name, entries in found.items() if name not in words}
+    if set(words) - {NOISE}: return [_Words(folder, words, silent, above)]
     if len(above) == _DEEPEST: return []
     below = (os.path.join(folder, name) for name in found if name != NOISE)
     return [words for path in below for words in _search_words(path, (folder, *above), budget)]
@@ -308,9 +314,9 @@ def _search_words(folder, above, budget):
 def _no_words(folder):
     "The `CorpusError` for a folder without words."
     here = _entries(folder)
-    names = [e.name.lower() for e in here] + [e.name.lower() for found in _subfolders(folder, [_MOST_FOLDERS]).values() for e in found]
+    names = [entry.name.lower() for entries in (here, *_subfolders(folder, [_MOST_FOLDERS]).values()) for entry in entries]
     foreign = sorted({os.path.splitext(name)[1] for name in names if name.endswith(_FOREIGN)})
-    if any(e.name.lower().endswith(_AUDIO) for e in here):
+    if any(map(_is_audio, here)):
         return CorpusError(f'{folder}: holds recordings but no word folders; put each into a folder named after its word, '
                            'or, if this is one word of a corpus, give the folder above')
     if foreign: return CorpusError(f'{folder}: holds {" and ".join(foreign)} files but no WAV or FLAC; convert them, for instance with '
@@ -437,7 +443,7 @@ def _clips(word, entries, notes):
         stem, suffix = os.path.splitext(entry.name)
         example = f'{word}/{entry.name}'
         if not example.isascii() and not _is_text(example): notes.add('text', example)
-        elif suffix.lower() in _AUDIO and not _is('dir', entry): yield entry, stem
+        elif suffix.lower() in _AUDIO and (_is('file', entry) or not os.path.exists(entry.path)): yield entry, stem # or a broken link
         elif word == NOISE: continue
         elif _is('dir', entry): notes.add('folder', example)
         else: notes.add('kind', example)
@@ -517,7 +523,7 @@ def index(
     path, word, speaker, take, rate, n_samples = zip(*rows)
     table = pd.DataFrame({'path': path, 'word': word, 'speaker': speaker, 'take': np.array(take, np.int64), 'split': splits,
                           'sample_rate': np.array(rate, np.int64), 'n_samples': np.array(n_samples, np.int64)})
-    table.attrs.update(folder=where.folder, entries={word: len(entries) for word, entries in where.words.items()})
+    table.attrs.update(folder=where.folder, entries={name: len(where.words[name]) for name in dict.fromkeys(word)})
     notes.warn(where.folder)
     return table
 
@@ -548,7 +554,7 @@ def fingerprint(
     return hashlib.sha256(''.join(sorted(lines)).encode()).hexdigest()
 
 # %% ../nbs/00_corpus.ipynb #56e2d0bf
-_REFUSALS = 'ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENOTDIR EEXIST EISDIR ENOTEMPTY ENAMETOOLONG'
+_REFUSALS = 'ENOENT ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENOTDIR EEXIST EISDIR ENOTEMPTY ENAMETOOLONG'
 _CANNOT_WRITE = {getattr(errno, name) for name in _REFUSALS.split() if hasattr(errno, name)} # Windows has no EDQUOT
 
 @contextmanager
@@ -556,8 +562,9 @@ def _writing(path):
     "Turn the operating system's refusal to write at `path` into a `CorpusError`; errors about other places pass."
     try: yield
     except OSError as error:
-        elsewhere = error.filename is not None and not os.path.abspath(error.filename).startswith(os.path.abspath(Path(path).parent))
-        if error.errno not in _CANNOT_WRITE or elsewhere: raise
+        refused, here = (os.path.abspath(name or path) for name in (error.filename, path))
+        nearby = refused.startswith(os.path.dirname(here)) or here.startswith(refused)
+        if error.errno not in _CANNOT_WRITE or not nearby: raise
         raise CorpusError(f'{path}: cannot be written ({_reason(error)}); make room or choose another place') from error
 
 def _beside(path):
@@ -613,11 +620,14 @@ def meter(
         return
     from rich import progress
     from rich.console import Console
+    from rich.errors import LiveError
     sizes = [progress.DownloadColumn(), progress.TransferSpeedColumn()] if unit == 'bytes' else [progress.MofNCompleteColumn()]
     columns = [progress.TextColumn('{task.description}'), progress.BarColumn(), *sizes, progress.TimeRemainingColumn()]
-    with progress.Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True) as bar:
-        task = bar.add_task(label, total=total, completed=done)
-        yield lambda steps: bar.advance(task, steps)
+    bar = progress.Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
+    task = bar.add_task(label, total=total, completed=done)
+    with suppress(LiveError): bar.start() # before rich 14.1 a bar within a bar is not possible: the inner one stays hidden
+    try: yield lambda steps: bar.advance(task, steps)
+    finally: bar.stop()
 
 # %% ../nbs/00_corpus.ipynb #b560b5e6
 def track(
@@ -870,6 +880,7 @@ def fetch(
             if not archive.is_file(): archive = _download_verified(release, folder/f'{name}.part', timeout, progress)
             elif _sha256(archive, progress) != release.sha256:
                 raise CorpusError(f'{archive}: has another checksum than the archive asked for; move it away')
+        for left in folder.glob(f'.{target.stem}-{"[0-9a-f]" * 8}{target.suffix}'): shutil.rmtree(left) # of a call that was killed
         try: unpack(archive, target, receipt=json.dumps({'url': release.url, 'sha256': release.sha256}), progress=progress)
         except ArchiveError:
             if archive.suffix == '.part': _discard(archive)

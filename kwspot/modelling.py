@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'FAMILIES', 'Architecture', 'load_families', 'register', 'architecture', 'reference', 'as_sequence',
-           'conv_1d', 'normalised', 'frontend_for', 'seeded', 'network', 'with_frontend', 'build', 'multiply_adds',
-           'layers', 'models', 'picture', 'draw_block']
+           'FramesConv', 'conv_1d', 'BatchNorm', 'normalised', 'frontend_for', 'seeded', 'network', 'with_frontend',
+           'build', 'multiply_adds', 'layers', 'models', 'picture', 'draw_block']
 
 # %% ../nbs/40_modelling.ipynb #e5177bf4
 import difflib
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import keras
 import matplotlib.pyplot as plt
 import pandas as pd
+import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
@@ -124,10 +125,44 @@ def as_sequence(
     "Features as a sequence whose channels are the bins."
     return keras.layers.Reshape(features.shape[1:3])(features)
 
+# %% ../nbs/40_modelling.ipynb #45608d26
+@keras.saving.register_keras_serializable('kwspot')
+class FramesConv(keras.layers.Layer):
+    "Depthwise convolution over time that keeps the length, without bias: (batch, frames, channels) in and out."
+    def __init__(
+        self,
+        kernel_size: int,          # frames
+        *,
+        dilation: int = 1,         # frames between the places of the kernel
+        causal: bool = False,      # look at no later frame
+        **kwargs,                  # of `keras.layers.Layer`
+    ):
+        super().__init__(**kwargs)
+        self.kernel_size, self.dilation, self.causal = kernel_size, dilation, causal
+
+    def get_config(self):
+        return {**super().get_config(), 'kernel_size': self.kernel_size, 'dilation': self.dilation, 'causal': self.causal}
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(self.kernel_size, 1, input_shape[-1], 1), initializer='glorot_uniform', name='kernel')
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, inputs):
+        _, frames, channels = inputs.shape
+        reach = (self.kernel_size - 1) * self.dilation
+        before = reach if self.causal else reach // 2
+        rest = -(frames + reach) % self.dilation
+        columns = tf.pad(inputs, [[0, 0], [before, reach - before + rest], [0, 0]])
+        columns = tf.reshape(columns, [-1, (frames + reach + rest) // self.dilation, self.dilation, channels])
+        columns = tf.nn.depthwise_conv2d(columns, self.kernel, [1, 1, 1, 1], 'VALID')
+        return tf.reshape(columns, [-1, frames + rest, channels])[:, :frames]
+
 
 def conv_1d(
     x,                         # (batch, frames, channels)
-    channels: int | None,      # output channels; None: depthwise, each channel on its own
+    channels: int | None,      # output channels; None: depthwise, each channel on its own, at a stride of 1
     kernel: int,               # frames
     *,
     strides: int = 1,          # frames from output to output
@@ -135,21 +170,36 @@ def conv_1d(
     causal: bool = False,      # look at no later frame
 ):                             # (batch, frames / strides, channels)
     "A convolution over time without bias that keeps the length (at a stride of 1)."
+    if channels is None:
+        return FramesConv(kernel, dilation=dilation, causal=causal)(x)
     if causal and kernel > 1:
         x = keras.layers.ZeroPadding1D(((kernel - 1) * dilation, 0))(x)
-    shape = {'kernel_size': kernel, 'strides': strides, 'dilation_rate': dilation, 'padding': 'valid' if causal else 'same',
-             'use_bias': False}
-    return keras.layers.DepthwiseConv1D(**shape)(x) if channels is None else keras.layers.Conv1D(channels, **shape)(x)
+    return keras.layers.Conv1D(channels, kernel, strides=strides, dilation_rate=dilation, padding='valid' if causal else 'same',
+                               use_bias=False)(x)
+
+# %% ../nbs/40_modelling.ipynb #df093e74
+@keras.saving.register_keras_serializable('kwspot')
+class BatchNorm(keras.layers.BatchNormalization):
+    "`keras.layers.BatchNormalization` over the last axis, trained by TensorFlow's fused operation."
+    def call(self, inputs, training=None, mask=None):
+        if not training:
+            return super().call(inputs, training=False)
+        rows = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
+        scale, offset = tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32)
+        rows, mean, variance = tf.compat.v1.nn.fused_batch_norm(rows, scale, offset, epsilon=self.epsilon)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return tf.reshape(rows, tf.shape(inputs))
 
 
 def normalised(
-    x,                              # (..., channels)
+    x,                                # (..., channels)
     activation: str | None = 'relu',  # None: no activation
     *,
-    momentum: float = 0.9,          # share of the moving averages that stays at each step
-):                                  # the same shape
+    momentum: float = 0.9,            # share of the moving averages that stays at each step
+):                                    # the same shape
     "Batch normalisation, then an activation. The moving averages follow faster than Keras's 0.99, for corpora of a hundred batches."
-    x = keras.layers.BatchNormalization(momentum=momentum)(x)
+    x = BatchNorm(momentum=momentum, epsilon=1e-5)(x)
     return keras.layers.Activation(activation)(x) if activation else x
 
 # %% ../nbs/40_modelling.ipynb #1907277e
@@ -310,9 +360,9 @@ def picture(
     table = table[table['kind'].str.contains(kinds, regex=True)]
     figure, axes = plt.subplots(figsize=(width, 0.32 * width), dpi=80)
     left = 0.0
-    for name, row in table.iterrows():
+    for _, row in table.iterrows():
         right = _volume(axes, left, row['output_shape'], 0.08)
-        label = f'{name}  ' + '×'.join(map(str, row['output_shape']))
+        label = f'{row["kind"]}  ' + '×'.join(map(str, row['output_shape']))
         axes.text((left + right) / 2, -4.6, label, ha='right', va='top', fontsize=7, rotation=35, rotation_mode='anchor')
         left = max(right + 0.8, left + 2.4)
     axes.set(xlim=(-8, left), ylim=(-11, 6), title=f'{model.name}: outputs (frames × bins × channels)', aspect='equal')
@@ -324,23 +374,24 @@ def picture(
 def draw_block(
     steps: Sequence[str],                            # text of each box, in order
     *,
-    skips: Sequence[tuple[int, int, str]] = (),      # (from before step, to after step, label) for each path around
+    skips: Sequence[tuple[int, int, str]] = (),      # (from before this step, into this step, label) for each path around
     title: str = '',                                 # of the figure
 ) -> Figure:
     "Draw a block as boxes from left to right, with arcs for the paths around."
-    figure, axes = plt.subplots(figsize=(1.5 * len(steps) + 1.2, 1.9 if skips else 1.2), dpi=80)
+    height = 1.2 + (0.45 + 0.45 * len(skips) if skips else 0)
+    figure, axes = plt.subplots(figsize=(1.2 * len(steps) + 1, 0.3 + 0.75 * height), dpi=80)
     arrow = {'arrowstyle': '-|>', 'mutation_scale': 10, 'color': '0.25'}
     for place, text in enumerate(steps):
         axes.add_patch(Rectangle((1.5 * place, -0.4), 1.1, 0.8, facecolor='#d5e5f2', edgecolor='#0072b2'))
         axes.text(1.5 * place + 0.55, 0, text, ha='center', va='center', fontsize=8)
     for place in range(len(steps) + 1):
         axes.add_patch(FancyArrowPatch((1.5 * place - 0.45, 0), (1.5 * place + 0.05, 0), shrinkA=0, **arrow))
-    for start, end, label in skips:
-        left, right = 1.5 * start - 0.25, 1.5 * end + 1.3
-        axes.plot([left, left, right], [0, 0.85, 0.85], color='0.25', linewidth=1)
-        axes.add_patch(FancyArrowPatch((right, 0.85), (right, 0), shrinkA=0, shrinkB=0, **arrow))
-        axes.text((left + right) / 2, 0.92, label, ha='center', va='bottom', fontsize=8, color='0.25')
-    axes.set(xlim=(-0.7, 1.5 * len(steps) + 0.3), ylim=(-0.6, 1.5 if skips else 0.6))
+    for level, (start, end, label) in enumerate(skips):
+        left, right, top = 1.5 * start - 0.25, 1.5 * end + 0.55 + 0.15 * level, 0.8 + 0.45 * level
+        axes.plot([left, left, right], [0, top, top], color='0.25', linewidth=1)
+        axes.add_patch(FancyArrowPatch((right, top), (right, 0.38), shrinkA=0, shrinkB=0, **arrow))
+        axes.text((left + right) / 2, top + 0.05, label, ha='center', va='bottom', fontsize=8, color='0.25')
+    axes.set(xlim=(-0.7, 1.5 * len(steps) + 0.3), ylim=(-0.6, height - 0.6))
     axes.set_title(title, fontsize=9)
     axes.axis('off')
     plt.close(figure)
