@@ -14,7 +14,6 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
@@ -25,7 +24,8 @@ def clip_names(
     index:pd.DataFrame, # as `corpus.index` returns it
 )->pd.Series: # 'word/file name'
     "What to call each clip: its word and file name."
-    return pd.Series([f'{word}/{os.path.basename(path)}' for word, path in zip(index['word'], index['path'])], index=index.index, dtype='str')
+    names = [f'{word}/{os.path.basename(path)}' for word, path in zip(index['word'], index['path'])]
+    return pd.Series(names, index=index.index, dtype='str')
 
 # %% ../nbs/20_anomaly.ipynb #da1d0676
 def class_balance(
@@ -53,7 +53,8 @@ def majority_baseline(
 def _bars(table, column, title, unit, hover):
     "A Plotly bar chart of one column by word."
     import plotly.graph_objects as go
-    figure = go.Figure(go.Bar(x=table.index.tolist(), y=table[column].to_numpy(), customdata=table[hover].to_numpy(), marker_color='#0072B2', name=unit))
+    figure = go.Figure(go.Bar(x=table.index.tolist(), y=table[column].to_numpy(), customdata=table[hover].to_numpy(), name=unit,
+                              marker_color='#0072B2'))
     figure.update_layout(title=title, height=380, margin=dict(l=60, r=20, t=50, b=90), template='plotly_white', showlegend=False)
     return figure.update_xaxes(title='word', tickangle=-60, dtick=1).update_yaxes(title=unit)
 
@@ -106,8 +107,9 @@ def plot_length_anomalies(
     length = 'one second' if n_samples is None else f'{n_samples:,} samples'
     figure = _bars(table, 'percent', f'Clips that are not {length} long', 'percent of the clips', ['n_other_length', 'n_clips'])
     figure.update_traces(hovertemplate='%{x}<br>%{y:.3f} %<br>%{customdata[0]:,} of %{customdata[1]:,} clips<extra></extra>')
-    figure.add_scatter(x=table.index.tolist(), y=table['percent_reference'].to_numpy(), mode='markers', marker=dict(color='#E69F00', size=6),
-                       name='of all directory entries (reference)', hovertemplate='%{x}<br>%{y:.3f} % of the entries<extra></extra>')
+    figure.add_scatter(x=table.index.tolist(), y=table['percent_reference'].to_numpy(), mode='markers',
+                       marker=dict(color='#E69F00', size=6), name='of all directory entries (reference)',
+                       hovertemplate='%{x}<br>%{y:.3f} % of the entries<extra></extra>')
     return figure.update_layout(showlegend=True, legend=dict(orientation='h', y=1.02, yanchor='bottom', x=1, xanchor='right'))
 
 # %% ../nbs/20_anomaly.ipynb #a461bb39
@@ -149,7 +151,8 @@ def measure_levels(
         peak = 20 * np.log10(max(-low, high, 0) / 32768)
         rms = 10 * np.log10(float(values @ values) / clip.size / 32768**2)
     clipped = 0 if low == high else count_clipped(clip, low, high) / clip.size
-    return Levels(float(peak), float(rms), float(values.mean()) / 32768, clipped, low == high, hashlib.sha1(np.ascontiguousarray(clip)).hexdigest())
+    sha1 = hashlib.sha1(np.ascontiguousarray(clip), usedforsecurity=False).hexdigest()
+    return Levels(float(peak), float(rms), float(values.mean()) / 32768, clipped, low == high, sha1)
 
 # %% ../nbs/20_anomaly.ipynb #73a43562
 class Measured(NamedTuple):
@@ -254,7 +257,8 @@ def _identity_findings(table):
     table['duplicate_of'] = _other_copy(compared).reindex(table.index, fill_value='')
     table['n_speaker_splits'] = table['split'].groupby(speakers).transform('nunique').fillna(0).astype('int64')
     return {'no_speaker': (table['speaker'] == '') & (table['word'] != NOISE), 'duplicate': table['duplicate_of'] != '',
-            'duplicate_other_word': counts['word'] > 1, 'duplicate_other_split': counts['split'] > 1, 'speaker_leak': table['n_speaker_splits'] > 1}
+            'duplicate_other_word': counts['word'] > 1, 'duplicate_other_split': counts['split'] > 1,
+            'speaker_leak': table['n_speaker_splits'] > 1}
 
 # %% ../nbs/20_anomaly.ipynb #50d003fe
 def _other_copy(table):
@@ -300,9 +304,9 @@ def audit(
     if folder is not None and not os.path.isdir(folder): raise CorpusError(f'{folder}: the corpus folder is gone; index it anew')
     measured = measure_files(index['path'].tolist(), n_workers=n_workers, show=show)
     table = index.copy()
-    for column, field in [('problem', 'problem'), ('file_rate', 'rate'), ('n_read', 'length'), ('channels', 'channels'), ('bits', 'bits'), ('codec', 'codec')]:
-        values = [getattr(one, field) for one in measured]
-        table[column] = pd.Series(values, index=table.index, dtype='str' if field in ('problem', 'codec') else 'int64')
+    for column, field, kind in [('problem', 'problem', 'str'), ('file_rate', 'rate', 'int64'), ('n_read', 'length', 'int64'),
+                                ('channels', 'channels', 'int64'), ('bits', 'bits', 'int64'), ('codec', 'codec', 'str')]:
+        table[column] = pd.Series([getattr(one, field) for one in measured], index=table.index, dtype=kind)
     table['duration_s'] = (table['n_read'] / table['file_rate'].where(table['file_rate'] > 0)).fillna(0.)
     for field, kind in zip(Levels._fields, (float, float, float, float, bool, 'str')):
         table[field] = pd.Series([getattr(one.levels, field) for one in measured], index=table.index, dtype=kind)

@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
 import keras
 import numpy as np
 import tensorflow as tf

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'CorpusFolder', 'RunFolder', 'AsJson', 'Seed', 'SpeakerPattern', 'describe_accuracy', 'synth', 'fetch', 'audit',
-           'train', 'evaluate', 'export', 'spot', 'load_spotter', 'demo', 'run_demo', 'main']
+           'train', 'evaluate', 'export', 'spot', 'load_spotter', 'bench', 'demo', 'run_demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
@@ -66,8 +66,8 @@ def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', help='A folder th
           clips:Annotated[int | None, typer.Option('--clips', min=1, help='How many word clips (default 6,000).')]=None, # number of clips
           words:Annotated[str | None, typer.Option('--words', metavar='W,…', help='Words, separated by commas (default: the 30 of '
                           'Speech Commands v0.01).')]=None, # comma-separated words
-          counts:Annotated[str | None, typer.Option('--counts', metavar='v0.01', help="Write exactly Speech Commands v0.01's numbers "
-                           'of clips per word (64,727 files).')]=None, # a published corpus's shape
+          counts:Annotated[str | None, typer.Option('--counts', metavar='v0.01', help="Write exactly Speech Commands v0.01's numbers of clips "
+                           'per word (64,727 files).')]=None, # a published corpus's shape
           seed:Seed=0, # of the speakers, the clips and the noise
           as_json:AsJson=False, # machine-readable output
           ) -> None:
@@ -211,7 +211,8 @@ def _say_scores(scores:dict, # what `evaluate --json` prints
 # %% ../nbs/80_cli.ipynb #0ddff78c
 @app.command()
 def export(run:RunFolder, # what to ship
-           formats:Annotated[str, typer.Option('--format', metavar='F,…', help='keras, litert, litert-int8, onnx; separated by commas.')]='keras,litert', # formats
+           formats:Annotated[str, typer.Option('--format', metavar='F,…', help='keras, litert, litert-int8, onnx; '
+                              'separated by commas.')]='keras,litert', # formats
            as_json:AsJson=False, # machine-readable output
            ) -> None:
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
@@ -276,6 +277,30 @@ def _spot_one(model,     # has .labels, .sample_rate, .n_samples and .predict(cl
     probabilities = model.predict(clip[None])[0]
     best = int(probabilities.argmax())
     return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6))
+
+# %% ../nbs/80_cli.ipynb #d5cdd921
+@app.command()
+def bench(folder:Annotated[Path | None, typer.Argument(metavar='CORPUS', help='A corpus of WAV files (default: synthetic clips).')]=None, # corpus
+          clips:Annotated[int, typer.Option('--clips', min=20, help='How many of its clips to use.')]=3000, # number of clips
+          memory:Annotated[bool, typer.Option('--memory', help='Measure the peak memory of packing and training on CORPUS instead.')]=False, # what
+          as_json:AsJson=False, # machine-readable output
+          ) -> None:
+    "The project's speeds beside its peers', in one run, as ratios."
+    from kwspot import bench as benchmark
+    if memory:
+        if folder is None: raise typer.BadParameter('--memory needs a corpus', param_hint='CORPUS')
+        _show(benchmark.peak_memory(folder), as_json, lambda facts: print(f"{facts['n_clips']:,} clips: peak {facts['pack_mb']:,} MB while packing, "
+                                                                          f"{facts['train_mb']:,} MB with training"))
+        return
+    table = benchmark.bench(folder, n_clips=clips, say=_stage_on_terminal)
+    _show(dict(races=table.to_dict('records')), as_json, _say_bench)
+
+# %% ../nbs/80_cli.ipynb #fc4916b6
+def _say_bench(result:dict, # what `bench --json` prints
+               ) -> None:
+    "The table for people."
+    _table('', ['stage', 'beside', 'kwspot clips/s', 'peer clips/s', 'ratio'],
+           [(r['stage'], r['peer'], f"{r['kwspot']:,}", f"{r['other']:,}", f"{r['ratio']:.2f}") for r in result['races']])
 
 # %% ../nbs/80_cli.ipynb #25ed4bb7
 @app.command()
@@ -378,7 +403,6 @@ def _warn_in_one_line(message, category, filename, lineno, file=None, line=None)
 def main(args:list[str] | None=None, # instead of the command line's
          ) -> None:
     "The entry point: run a command, and turn what it refuses into one line and exit status 1."
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     warnings.showwarning = _warn_in_one_line
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')

@@ -6,6 +6,7 @@
 __all__ = ['separable_block', 'ds_cnn']
 
 # %% ../nbs/42_dscnn.ipynb #cac9a039
+from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
 import keras
 
 from .modelling import normalised, register

@@ -71,7 +71,8 @@ def top_confusions(
     confusion = np.asarray(confusion)
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind='stable')[:n]
-    rows = [(labels[i], labels[j], int(wrong[i, j]), float(wrong[i, j] / confusion[i].sum())) for i, j in zip(*np.unravel_index(order, wrong.shape)) if wrong[i, j]]
+    pairs = zip(*np.unravel_index(order, wrong.shape))
+    rows = [(labels[i], labels[j], int(wrong[i, j]), float(wrong[i, j] / confusion[i].sum())) for i, j in pairs if wrong[i, j]]
     return pd.DataFrame(rows, columns=['true', 'predicted', 'n_clips', 'share'])
 
 # %% ../nbs/60_evaluation.ipynb #fa8d28a4
@@ -143,7 +144,7 @@ def bootstrap_accuracy(
     seed:int=0, # of the resampling
     confidence:float=0.95, # 0 to 1
 )->tuple[float, float]: # lower and upper end, 0 to 1
-    "Interval of the accuracy by bootstrap over speakers. (0, 1) for one speaker; where all clips are right, or all wrong, Wilson's for one trial a speaker."
+    "Interval of the accuracy by bootstrap over speakers. One speaker: (0, 1). All right or all wrong: Wilson's, one trial a speaker."
     right = np.asarray(right, bool)
     groups, alike = speaker_groups(speakers, right)
     n, n_right = np.bincount(groups) / alike, np.bincount(groups, weights=right) / alike
@@ -176,8 +177,8 @@ def coverage(
         right = _study(n_speakers, n_clips, accuracy, spread, rng)
         draws = rng.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), size=n_boot)
         scores = draws @ right / (n_speakers * n_clips)
-        for i, (low, high) in enumerate((wilson(right.sum(), n_speakers * n_clips), np.quantile(scores, (.025, .975)), interval(scores, n_speakers))):
-            held[i] += low <= accuracy <= high
+        intervals = wilson(right.sum(), n_speakers * n_clips), np.quantile(scores, (.025, .975)), interval(scores, n_speakers)
+        held += [low <= accuracy <= high for low, high in intervals]
     return dict(zip(('wilson', 'percentile', 'expanded'), (held / n_studies).tolist()))
 
 # %% ../nbs/60_evaluation.ipynb #6f6aee33
@@ -214,10 +215,13 @@ def _check_scores(probabilities, targets, labels, speakers):
     probabilities, targets, speakers = np.asarray(probabilities), np.asarray(targets), np.asarray(speakers, dtype=object)
     if len(targets) == 0: raise ValueError('no clips to score')
     if probabilities.shape != (len(targets), len(labels)) or targets.ndim != 1:
-        raise ValueError(f'probabilities of shape {probabilities.shape} for {len(targets)} clips and {len(labels)} labels: ({len(targets)}, {len(labels)}) is needed')
+        raise ValueError(f'probabilities of shape {probabilities.shape} for {len(targets)} clips and {len(labels)} labels: '
+                         f'({len(targets)}, {len(labels)}) is needed')
+    if targets.dtype.kind not in 'iu': raise ValueError(f'targets of type {targets.dtype}: the number of the true class is needed')
     if speakers.shape != targets.shape: raise ValueError(f'{len(speakers)} speakers for {len(targets)} clips: one each is needed')
     if not np.isfinite(probabilities).all():
-        raise ValueError(f'{int((~np.isfinite(probabilities)).any(1).sum())} of {len(targets)} clips have probabilities that are NaN or infinite')
+        n_bad = int((~np.isfinite(probabilities)).any(1).sum())
+        raise ValueError(f'{n_bad} of {len(targets)} clips have probabilities that are NaN or infinite')
     return probabilities, targets, speakers
 
 # %% ../nbs/60_evaluation.ipynb #ec16fda9
@@ -237,8 +241,10 @@ def score(
     table, there = class_table(confusion, labels), confusion.sum(1)
     accuracy_ci, f1_ci = _intervals(targets, predicted, len(labels), speakers, seed, n_boot)
     worst = speaker_table(right, speakers).head(5).reset_index()
-    return {'accuracy': float(right.mean()), 'accuracy_ci95': list(accuracy_ci), 'accuracy_wilson95': list(wilson(int(right.sum()), len(right))),
-            'macro_f1': float(macro_f1(confusion)), 'macro_f1_ci95': list(f1_ci), 'balanced_accuracy': float(table['recall'][there > 0].mean()),
+    return {'accuracy': float(right.mean()), 'accuracy_ci95': list(accuracy_ci),
+            'accuracy_wilson95': list(wilson(int(right.sum()), len(right))),
+            'macro_f1': float(macro_f1(confusion)), 'macro_f1_ci95': list(f1_ci),
+            'balanced_accuracy': float(table['recall'][there > 0].mean()),
             'majority_baseline': float(there.max() / there.sum()), 'majority_label': str(labels[int(there.argmax())]),
             'n_clips': len(targets), 'n_speakers': n_speakers, 'labels': list(map(str, labels)),
             'per_class': {label: {**row, 'n': int(row['n'])} for label, row in table.to_dict('index').items()},
@@ -276,7 +282,8 @@ def run_task(
     "The task of a run, from its labels."
     labels, spec = tuple(run.labels), run.info.get('task', 'words')
     if spec == 'words': return Task(spec, labels)
-    return Task(spec, tuple(label for label in labels if label not in ('unknown', 'silence')), unknown='unknown' in labels, silence='silence' in labels)
+    words = tuple(label for label in labels if label not in ('unknown', 'silence'))
+    return Task(spec, words, unknown='unknown' in labels, silence='silence' in labels)
 
 # %% ../nbs/60_evaluation.ipynb #5301e0c0
 def select_clips(
@@ -292,11 +299,14 @@ def select_clips(
         raise CorpusError(f'the corpus has none of the words of the run ({_some(task.words)}); it has {_some(sorted(set(spoken["word"])))}')
     chosen = spoken if split == 'all' else spoken[spoken['split'] == split]
     there = ', '.join(f'{name} ({n} clips)' for name, n in spoken['split'].value_counts().items())
-    if chosen.empty: raise CorpusError(f'the corpus has no clips in split {split}; it has {there}: choose one with split= (on the command line --split)')
+    if chosen.empty:
+        raise CorpusError(f'the corpus has no clips in split {split}; it has {there}: choose one with split= (on the command line --split)')
     chosen = chosen.assign(label=chosen['word'].map(task.label))
     lost = chosen[chosen['label'].isna()]
     if len(lost) == len(chosen): raise CorpusError(f'split {split} of the corpus has none of the words of the run ({_some(task.words)})')
-    if len(lost): warnings.warn(f'{len(lost)} clips left out: the run has no class for {_some(sorted(set(lost["word"])))}', CorpusWarning, stacklevel=3)
+    if len(lost):
+        words = _some(sorted(set(lost['word'])))
+        warnings.warn(f'{len(lost)} clips left out: the run has no class for {words}', CorpusWarning, stacklevel=3)
     return chosen[chosen['label'].notna()]
 
 def _some(words):
@@ -347,13 +357,13 @@ def predictions(
     seed:int=0, # of the windows of silence
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
     block:int=4096, # clips packed at a time
-)->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, split, label and predicted of each clip, silence at the end; (n_clips, n_classes) probabilities
+)->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, split, label, predicted; silence last; (n_clips, n_classes) probabilities
     "What the run hears in each clip of a split. `CorpusError` when there is nothing to score, a warning for clips that cannot be read."
     if isinstance(corpus, (str, Path)): corpus = corpora.index(corpus, speaker_pattern=speaker_pattern)
     own = isinstance(corpus, Packed)
     clips = corpus.clips if own else corpus
     chosen = select_clips(run, clips, split=split)
-    packs = _own_pack(run, corpus, chosen, block) if own else _fresh_packs(run, chosen.drop(columns='ok', errors='ignore'), clips[clips['word'] == NOISE], block)
+    packs = _own_pack(run, corpus, chosen, block) if own else _fresh_packs(run, chosen, clips[clips['word'] == NOISE], block)
     tables, parts, silence = [], [], np.empty((0, run.info['n_samples']), np.int16)
     for i, (packed, rows) in enumerate(packs):
         if i == 0 and _n_silence(run, chosen): silence = silence_clips(packed, split, _n_silence(run, chosen), seed=seed)
@@ -361,7 +371,8 @@ def predictions(
         parts += [_predict(run, packed.read(rows[at:at + batch_size]), batch_size) for at in range(0, len(rows), batch_size)]
     if not any(map(len, tables)): raise CorpusError(f'none of the {len(chosen)} clips of split {split} can be used; audit the corpus')
     table = pd.concat(tables, ignore_index=True)
-    if len(table) < len(chosen): warnings.warn(f'{len(chosen) - len(table)} of {len(chosen)} clips cannot be read and are not scored', CorpusWarning, stacklevel=2)
+    if n_lost := len(chosen) - len(table):
+        warnings.warn(f'{n_lost} of {len(chosen)} clips cannot be read and are not scored', CorpusWarning, stacklevel=2)
     parts += [_predict(run, silence[at:at + batch_size], batch_size) for at in range(0, len(silence), batch_size)]
     quiet = pd.DataFrame({'path': '', 'word': NOISE, 'speaker': '', 'split': split, 'label': 'silence'}, index=range(len(silence)))
     table, probabilities = pd.concat([table, quiet], ignore_index=True), np.concatenate(parts)
@@ -378,7 +389,7 @@ def evaluate(
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
     n_boot:int=2000, # resamples of the bootstrap
 )->dict:
-    "The figures of `score` for a run on the clips of a split, with `split`, `task`, `n_silence` and `seed`. `CorpusError` when nothing can be scored."
+    "The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`. `CorpusError` without any clips."
     table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed, speaker_pattern=speaker_pattern)
     labels = tuple(run.labels)
     targets = table['label'].map({label: i for i, label in enumerate(labels)}).to_numpy(dtype=np.int64)

@@ -52,7 +52,7 @@ def log_specgram(
     step_size:float=10, # ms, from one window's start to the next one's
     eps:float=1e-10, # added to the power before the logarithm, in units of it
 )->np.ndarray: # (n_frames, n_bins) float32, natural logarithm of power per hertz
-    "Log-spectrogram of the reference notebook: Hann window, no detrending. `ValueError` for audio that is not mono or shorter than a window."
+    "Log-spectrogram of the reference notebook: Hann window, no detrending. `ValueError` unless mono and a window long."
     audio = check_clip(audio, sample_rate)
     n_window, n_overlap = frame_lengths(sample_rate, window_size=window_size, step_size=step_size)
     if audio.size < n_window:
@@ -119,8 +119,8 @@ def _draw_image(axes, times, levels, heights, limits):
     "Levels as an image in steps of 5 dB (which also keeps the picture small), rows evenly spaced between `heights`."
     import matplotlib
     half = (times[1] - times[0]) / 2 if len(times) > 1 else .005
-    return axes.imshow(levels.T, origin='lower', aspect='auto', cmap=matplotlib.colormaps['viridis'].resampled(16), vmin=limits[0], vmax=limits[1],
-                       interpolation='nearest', extent=(times[0] - half, times[-1] + half, *heights))
+    return axes.imshow(levels.T, origin='lower', aspect='auto', interpolation='nearest', vmin=limits[0], vmax=limits[1],
+                       cmap=matplotlib.colormaps['viridis'].resampled(16), extent=(times[0] - half, times[-1] + half, *heights))
 
 # %% ../nbs/10_exploration.ipynb #615e54dc
 def _draw_mel(axes, views, column, limits):
@@ -150,19 +150,22 @@ def compare_clips(
     clips = {title: check_clip(clip, sample_rate) for title, clip in clips.items()}
     if not clips: raise ValueError('no clips to compare')
     spectra, mels = ([view(clip, sample_rate) for clip in clips.values()] for view in (specgram_db, log_mel_db))
-    figure, axes = plt.subplots(4, len(clips), figsize=(1.4 + width * len(clips), height), dpi=72, squeeze=False, layout='constrained', sharey='row')
+    figure, axes = plt.subplots(4, len(clips), figsize=(1.4 + width * len(clips), height), dpi=72, squeeze=False, sharey='row',
+                                layout='constrained')
     for column, (title, clip) in enumerate(clips.items()):
         wave_axes, specgram_axes, mel_axes, spectrum_axes = axes[:, column]
         wave_axes.plot(time_axis(clip.size, sample_rate), clip, color='#0072B2', linewidth=.5)
         wave_axes.set(title=title)
-        specgram_image = _draw_image(specgram_axes, spectra[column][0], spectra[column][2], (0, sample_rate / 2000), _shared_limits(spectra))
+        times, _, levels = spectra[column]
+        specgram_image = _draw_image(specgram_axes, times, levels, (0, sample_rate / 2000), _shared_limits(spectra))
         mel_image = _draw_mel(mel_axes, mels, column, _shared_limits(mels))
         mel_axes.set(xlabel='time (s)')
         for row in (wave_axes, specgram_axes, mel_axes): row.set_xlim(0, max(clip.size for clip in clips.values()) / sample_rate)
         frequencies, magnitudes = custom_fft(clip, sample_rate, exact=True)
         spectrum_axes.plot(frequencies / 1000, magnitudes, color='#0072B2', linewidth=.5)
         spectrum_axes.set(xlabel='frequency (kHz)', xlim=(0, sample_rate / 2000))
-    for row, label in zip(axes[:, 0], ('sample value', 'frequency (kHz)', 'mel band, centre (kHz)', 'magnitude\n(sample value)')): row.set_ylabel(label)
+    labels = ('sample value', 'frequency (kHz)', 'mel band, centre (kHz)', 'magnitude\n(sample value)')
+    for row, label in zip(axes[:, 0], labels): row.set_ylabel(label)
     figure.colorbar(specgram_image, ax=axes[1, :], label='power/Hz (dB)')
     figure.colorbar(mel_image, ax=axes[2, :], label='mel power (dB)')
     plt.close(figure)
@@ -225,7 +228,8 @@ def wav_bytes(
 )->bytes: # a WAV file, 16-bit mono
     "A clip as the bytes of a WAV file. Floats are clipped to [-1, 1]; integers other than int16 are refused with `ValueError`."
     clip = check_clip(clip, sample_rate)
-    if clip.dtype.kind != 'f' and clip.dtype != np.int16: raise ValueError(f'clip of type {clip.dtype}: int16 or float in [-1, 1] is needed')
+    if clip.dtype.kind != 'f' and clip.dtype != np.int16:
+        raise ValueError(f'clip of type {clip.dtype}: int16 or float in [-1, 1] is needed')
     values = clip.astype(float) / (32768 if clip.dtype == np.int16 else 1)
     if normalise: values /= max(np.abs(values).max(), 1e-9)
     file = io.BytesIO()

@@ -6,6 +6,7 @@
 __all__ = ['PAPER', 'FRONTEND', 'Attention', 'ClassToken', 'transformer_layer', 'kwt']
 
 # %% ../nbs/45_kwt.ipynb #e1293a2f
+from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
 import keras
 from keras import ops
 

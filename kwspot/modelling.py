@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
 import keras
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -46,7 +47,7 @@ FAMILIES = ('tcresnet', 'dscnn', 'matchboxnet', 'bcresnet', 'kwt')
 def load_families() -> None:
     "Import the modules of `FAMILIES`, each of which registers its architectures; one that is not installed is passed over."
     for family in FAMILIES:
-        module = f'{__name__.rpartition(".")[0] or "kwspot"}.{family}'
+        module = f'kwspot.{family}'
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -319,18 +320,17 @@ def layers(
 @functools.cache
 def _costs(
     name: str,  # architecture
-) -> tuple[int, int]:
-    "Parameters and multiply-adds of an architecture for 12 classes and one second at 16 kHz, its frontend not counted."
-    table = layers(build(name, 12))
-    return int(table['parameters'].sum()), int(table['multiply_adds'].sum())
+) -> tuple[int, int, int]:
+    "Parameters, trained parameters and multiply-adds for 12 classes and one second at 16 kHz, the frontend not counted."
+    return tuple(int(total) for total in layers(build(name, 12))[['parameters', 'trainable', 'multiply_adds']].sum())
 
 
-def models() -> pd.DataFrame:  # indexed by name: parameters, multiply_adds, frontend, paper
-    "Every registered architecture with its cost for 12 classes and one second at 16 kHz."
+def models() -> pd.DataFrame:  # indexed by name: parameters, trained, multiply_adds, frontend, paper; the smallest first
+    "Every registered architecture with its cost for 12 classes and one second at 16 kHz; `parameters` includes moving averages."
     load_families()
     rows = [(name, *_costs(name), known.frontend[0], known.paper) for name, known in ARCHITECTURES.items()]
-    table = pd.DataFrame(rows, columns=['name', 'parameters', 'multiply_adds', 'frontend', 'paper'])
-    return table.set_index('name')
+    table = pd.DataFrame(rows, columns=['name', 'parameters', 'trained', 'multiply_adds', 'frontend', 'paper'])
+    return table.set_index('name').sort_values('parameters')
 
 # %% ../nbs/40_modelling.ipynb #cfc65a85
 def _volume(

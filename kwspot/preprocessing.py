@@ -82,7 +82,8 @@ def downsample(
 )->np.ndarray: # (ceil(n * new_rate / sample_rate),) of the clip's type; reference: float64, length rounded down
     "A clip at a lower rate, by a polyphase filter (`scipy.signal.resample_poly`). `ValueError` if the new rate is not lower."
     clip = _check_mono(clip)
-    if not 0 < new_rate <= sample_rate: raise ValueError(f'new_rate {new_rate} Hz must be above 0 and at most sample_rate {sample_rate} Hz')
+    if not 0 < new_rate <= sample_rate:
+        raise ValueError(f'new_rate {new_rate} Hz must be above 0 and at most sample_rate {sample_rate} Hz')
     if reference: return signal.resample(clip, int(new_rate / sample_rate * clip.size))
     common = math.gcd(sample_rate, new_rate)
     lower = signal.resample_poly(clip.astype(np.float64), new_rate // common, sample_rate // common)
@@ -127,7 +128,8 @@ def make_task(
     "The task of that name for a corpus. `CorpusError` where the corpus has one word only, or lacks one that is asked for."
     usable = index[index['n_samples'] > 0] if 'n_samples' in index else index
     words = sorted(set(usable['word']) - {NOISE})
-    if len(words) < 2: raise CorpusError(f'the corpus has {len(words)} words with readable clips ({", ".join(words) or "none"}); a task needs two or more')
+    if len(words) < 2:
+        raise CorpusError(f'words with readable clips: {", ".join(words) or "none"}; a task needs two or more: add a word folder')
     task = _task(spec, words)
     lacking = [word for word in task.words if word not in words]
     if lacking:
@@ -185,7 +187,7 @@ def _header_of(sample_rate):
     return _HEADER.pack(b'WAVEfmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b'data')
 
 def _read_canonical(path, row, head, header):
-    "Samples read into the middle of `row`, 0 if the file needs the slow road; and (bytes, time of change) of the file when it was opened."
+    "Samples read into the middle of `row`, 0 if the file needs the slow road; and (bytes, time of change) when it was opened."
     with io.FileIO(path) as file:
         stat = os.fstat(file.fileno())
         n_read = os.readv(file.fileno(), (head, row)) if hasattr(os, 'readv') else file.readinto(head) + file.readinto(row)
@@ -229,7 +231,7 @@ def _npy_header(shape):
     return header.getvalue()
 
 def _fill_block(start, clips, known, old, path, sample_rate, n_samples):
-    "Rows `start` to `start + _BLOCK` of the file at `path`, from the recordings or, where `known`, from the older pack; `_fill_row`'s facts."
+    "Rows `start` to `start + _BLOCK` of the file at `path`, from recordings or, where `known`, from the older pack; `_fill_row`'s facts."
     facts, head, header, offset = [], bytearray(44), _header_of(sample_rate), len(_npy_header((len(clips), n_samples)))
     block = clips.iloc[start:start + _BLOCK]
     rows = np.empty((_BUFFER, n_samples), '<i2')
@@ -321,12 +323,14 @@ class Packed:
     )->np.ndarray: # (n, n_samples) int16
         "Some clips, from the file and not through the memory map, so that resident memory does not grow with the corpus."
         rows = np.asarray(rows, np.int64)
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio): raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio):
+            raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
         if out is None: out = np.empty((rows.size, self.n_samples), '<i2')
         if not hasattr(os, 'preadv'): np.take(self.audio, rows, axis=0, out=out)
         else:
+            n_bytes = 2 * self.n_samples
             for place in np.argsort(rows):
-                if os.preadv(self._fd, [out[place]], self.audio.offset + int(rows[place]) * out[place].nbytes) != out[place].nbytes:
+                if os.preadv(self._fd, [out[place]], self.audio.offset + int(rows[place]) * n_bytes) != n_bytes:
                     raise CorpusError(f'{self.folder / "audio.npy"}: cut short while it was read; pack the corpus again')
         return out
 
@@ -337,7 +341,8 @@ _FILES = ('audio.npy', 'clips.parquet', 'noise.npy', 'noise.parquet')
 def _about(folder):
     "pack.json, or `CorpusError` where the folder holds no pack that can be read here."
     try: about = json.loads((folder/'pack.json').read_text(encoding='utf-8'))
-    except (FileNotFoundError, NotADirectoryError): raise CorpusError(f'{folder}: no packed corpus; make one with preprocessing.pack') from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CorpusError(f'{folder}: no packed corpus; make one with preprocessing.pack') from None
     except (OSError, ValueError): raise CorpusError(f'{folder / "pack.json"}: cannot be read; pack the corpus again') from None
     found = about.get('format') if isinstance(about, dict) else None
     if found != _FORMAT: raise CorpusError(f'{folder}: packed in format {found}, this kwspot reads format {_FORMAT}; pack the corpus again')
@@ -350,9 +355,10 @@ def _check_file(path, size, digest):
     "`CorpusError` unless the file is as it was packed."
     there = path.stat().st_size if path.is_file() else -1
     if there != size:
-        state = 'missing' if there < 0 else f'cut short to {there:,} of {size:,} bytes' if there < size else f'{there:,} bytes where {size:,} were packed'
-        raise CorpusError(f'{path}: {state}; pack the corpus again')
-    if digest and _digest(path) != digest: raise CorpusError(f'{path}: is not the table that was packed with audio.npy; pack the corpus again')
+        wrong = f'cut short to {there:,} of {size:,} bytes' if there < size else f'{there:,} bytes where {size:,} were packed'
+        raise CorpusError(f'{path}: {wrong if there >= 0 else "missing"}; pack the corpus again')
+    if digest and _digest(path) != digest:
+        raise CorpusError(f'{path}: is not the table that was packed with audio.npy; pack the corpus again')
 
 # %% ../nbs/30_preprocessing.ipynb #32d76d16
 def open_pack(
@@ -408,7 +414,8 @@ def _only_one(folder):
 def _explain(error, folder, n_bytes):
     "One line for what the system said while a pack of `n_bytes` was written."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f'{folder}: the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB (twice that to pack anew): make room or choose another folder'
+        return (f'{folder}: the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, twice that where it takes '
+                "an older one's place: make room or choose another folder")
     return f'{folder}: cannot be written ({(error.strerror or str(error)).lower()}); choose another folder'
 
 @contextmanager
@@ -563,11 +570,14 @@ def silence_clips(
     zeros_share:float=0.05, # share of clips without any sound
 )->np.ndarray: # (n, n_samples) int16
     "Clips without a word: windows of noise at many levels, and zeros. Where the split has no recordings the noise is made, with a warning."
-    rng = np.random.default_rng([seed, ('train', 'valid', 'test', 'all').index(split)])
+    splits = ('train', 'valid', 'test', 'all')
+    if split not in splits: raise ValueError(f'split {split!r} is none of {", ".join(splits)}')
+    rng = np.random.default_rng([seed, splits.index(split)])
     usable = packed.noise_table[packed.noise_table['n_samples'] > 0]
     recordings = usable if split == 'all' else usable[usable['split'] == split]
     if recordings.empty:
-        warnings.warn(f'{packed.folder}: no noise recordings for {split}; silence is made of generated noise and zeros', CorpusWarning, stacklevel=2)
+        warnings.warn(f'{packed.folder}: no noise recordings for {split}; silence is made of generated noise and zeros',
+                      CorpusWarning, stacklevel=2)
     gains = 10**(rng.uniform(quietest_db, 0, n) / 20) * (rng.random(n) >= zeros_share)
     clips = np.empty((n, packed.n_samples), np.int16)
     for start in range(0, n, 256): # float64 is four times as large: a few at a time

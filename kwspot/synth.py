@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLISH', 'FOREIGN', 'NEAREST', 'HABITS',
-           'FOREIGN_HABITS', 'WOMEN', 'MEN', 'SPLIT_PATTERN', 'NOISES', 'N_FFT', 'FORMANT_BANDS', 'NOISE_FILES',
-           'NOISE_README', 'VERSION', 'SynthError', 'load_espeak', 'say', 'phonemes', 'draw_habits', 'knows',
-           'apply_accent', 'Speaker', 'speaker_names', 'draw_place', 'draw_speaker', 'draw_speakers', 'coloured_noise',
-           'unit_power', 'hum_noise', 'clatter_noise', 'babble_noise', 'noise_pool', 'room_response',
-           'microphone_response', 'speaker_response', 'trim', 'voice_word', 'move_formants', 'sample_rows',
-           'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word', 'make_clip', 'to_int16',
-           'deal_clips', 'draw_lengths', 'wav_bytes', 'write_speaker', 'write_noise', 'noise_seconds', 'run_tasks',
-           'whole_folder', 'explain', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest', 'example_corpus']
+           'FOREIGN_HABITS', 'WOMEN', 'MEN', 'NOISE_SHARES', 'SPLIT_PATTERN', 'NOISES', 'N_FFT', 'FORMANT_BANDS',
+           'NOISE_FILES', 'NOISE_README', 'VERSION', 'SynthError', 'load_espeak', 'restart_espeak', 'say', 'phonemes',
+           'draw_habits', 'knows', 'apply_accent', 'Speaker', 'speaker_names', 'draw_place', 'draw_speaker',
+           'draw_speakers', 'coloured_noise', 'unit_power', 'hum_noise', 'clatter_noise', 'babble_noise', 'noise_pool',
+           'room_response', 'microphone_response', 'speaker_response', 'trim', 'pronounce', 'voice_word',
+           'move_formants', 'sample_rows', 'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word',
+           'prepare', 'make_clip', 'to_int16', 'deal_clips', 'draw_lengths', 'wav_bytes', 'write_speaker',
+           'write_noise', 'noise_seconds', 'run_tasks', 'whole_folder', 'explain', 'clip_counts', 'make_corpus',
+           'corpus_tasks', 'digest', 'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
-import ctypes, errno, hashlib, multiprocessing, os, re, shutil, signal, struct, sys, uuid, zlib
+import _ctypes, ctypes, errno, hashlib, multiprocessing, os, re, shutil, signal, struct, sys, uuid, zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -56,9 +57,12 @@ def _receive(samples, n_samples, events):
     return 0
 
 
-@lru_cache(maxsize=1)
+_LOADED = []  # the library, once loaded
+
+
 def load_espeak() -> ctypes.CDLL:
-    "The espeak-ng library, started once in this process. Raises `SynthError` if it cannot be loaded."
+    "The espeak-ng library, started if it is not yet. Raises `SynthError` if it cannot be loaded."
+    if _LOADED: return _LOADED[0]
     try:
         import espeakng_loader
         library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -69,7 +73,20 @@ def load_espeak() -> ctypes.CDLL:
     if rate != VOICE_RATE: raise SynthError(f'the speech synthesiser espeak-ng did not start (code {rate}): {REINSTALL}')
     library.espeak_SetSynthCallback(_receive)
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    _LOADED.append(library)
     return library
+
+
+def restart_espeak() -> None:
+    "Unload espeak-ng and start it afresh, so that what it says next does not depend on what it has said before."
+    if _LOADED:
+        library = _LOADED.pop()
+        library.espeak_Terminate()
+        unload = _ctypes.FreeLibrary if sys.platform == 'win32' else _ctypes.dlclose
+        unload(library._handle)
+    load_espeak()
+    (ctypes.cdll.msvcrt if sys.platform == 'win32' else ctypes.CDLL(None)).srand(1)
 
 # %% ../nbs/01_synth.ipynb #2532f28e
 def say(
@@ -174,6 +191,9 @@ MEN = tuple('''
     max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro travis victor'''.split())
 
 
+NOISE_SHARES = {'white': 0.1, 'pink': 0.35, 'brown': 0.35, 'hum': 0.08, 'babble': 0.07, 'clatter': 0.05}
+
+
 @dataclass(frozen=True)
 class Speaker:
     "Who speaks, where, and into what: all that stays the same between the clips of one speaker."
@@ -224,7 +244,7 @@ def draw_place(
     return dict(
         room=float(rng.uniform(0.1, 0.7)), distance=float(rng.normal(-13, 6)),
         low_cut=float(rng.uniform(40, 220)), high_cut=float(rng.uniform(4500, 7600)), tilt=float(rng.normal(-0.3, 2)),
-        noise=str(rng.choice(list(NOISES), p=[0.1, 0.35, 0.35, 0.08, 0.07, 0.05])),
+        noise=str(rng.choice(list(NOISE_SHARES), p=list(NOISE_SHARES.values()))),
         snr=float(np.clip(rng.normal(38, 13), 8, 75)), level=float(np.clip(rng.normal(-22, 7), -40, -6)),
         place=float(rng.normal(0.5, 0.08)))
 
@@ -329,6 +349,7 @@ def noise_pool(
     seconds: int = 20,  # length of each kind
 ) -> dict:  # kind -> (n_samples,) float32, mean square 1
     "Noise of each kind, made once per process, from which the background of every clip is cut."
+    restart_espeak()
     return {kind: make(16000 * seconds, np.random.default_rng([seed, 3, order])) for order, (kind, make) in enumerate(NOISES.items())}
 
 # %% ../nbs/01_synth.ipynb #c9fafd9c
@@ -383,15 +404,23 @@ def trim(
     return audio[loud[0]:loud[-1] + 1] if len(loud) else audio[:0]
 
 
+@lru_cache(maxsize=4096)
+def pronounce(
+    speaker: Speaker,  # who speaks
+    word: str,  # what
+) -> str:  # phoneme mnemonics
+    "A word's phonemes as a speaker says them."
+    language = speaker.voice.partition('+')[0]
+    return apply_accent(phonemes(word, language if language in ENGLISH else 'en-us'), speaker.habits, language)
+
+
 def voice_word(
     speaker: Speaker,  # who speaks
     word: str,  # what
     rng: np.random.Generator,  # source of randomness of this take
 ) -> np.ndarray:  # (n_samples,) float32 at 22,050 Hz, mean square 1
     "One take of a word, as it leaves the mouth. Raises `SynthError` if espeak-ng makes no sound of it."
-    language = speaker.voice.partition('+')[0]
-    mnemonics = apply_accent(phonemes(word, language if language in ENGLISH else 'en-us'), speaker.habits, language)
-    text = f'[[{mnemonics}]]' + str(rng.choice(['.', '.', '.', '!', '?', ',']))
+    text = f'[[{pronounce(speaker, word)}]]' + str(rng.choice(['.', '.', '.', '!', '?', ',']))
     rate, pitch = speaker.rate * rng.normal(1, 0.07) / speaker.tract, speaker.pitch + rng.normal(0, 5)
     rate = float(np.clip(rate, 80, 400))
     speech = say(text, voice=speaker.voice, rate=rate, pitch=np.clip(pitch, 0, 99),
@@ -521,6 +550,17 @@ def place_word(
     return clip
 
 # %% ../nbs/01_synth.ipynb #d95b93c0
+def prepare(
+    speaker: Speaker,  # who is about to speak
+    words: Iterable[str],  # all that they will say
+    seed: int = 0,  # seed of the corpus
+) -> None:
+    "Bring the synthesiser into the one state from which a speaker's clips are made."
+    noise_pool(seed)
+    for word in words: pronounce(speaker, word)
+    restart_espeak()
+
+# %% ../nbs/01_synth.ipynb #86d31700
 def make_clip(
     speaker: Speaker,  # who speaks
     word: str,  # what
@@ -528,8 +568,11 @@ def make_clip(
     *,
     n_samples: int = 16000,  # length; shorter clips are cut from a whole second
     seed: int = 0,  # seed of the corpus
+    fresh: bool = True,  # restart the synthesiser, so that the clip does not depend on what was said before
 ) -> np.ndarray:  # (n_samples,) mono int16 at 16 kHz
     "One clip: the voice, the room, the microphone, the noise and the level of a speaker."
+    pool = noise_pool(seed)[speaker.noise]
+    if fresh: prepare(speaker, [word], seed)
     rng = np.random.default_rng([seed, 5, speaker.number, zlib.crc32(word.encode('utf-8')), take])
     response, microphone = speaker_response(speaker, seed)
     speech = add_breath(voice_word(speaker, word, rng), speaker.breath, rng)
@@ -538,7 +581,6 @@ def make_clip(
     middle = (speaker.place + rng.normal(0, 0.1)) * n_samples / 16000
     recorded *= 10 ** ((speaker.level + rng.normal(0, 2)) / 20) / max(float(np.sqrt(np.mean(np.square(recorded[:n_word])))), 1e-9)
     clip = place_word(recorded, n_word, middle, n_samples)
-    pool = noise_pool(seed)[speaker.noise]
     offset = int(rng.integers(len(pool) - n_samples))
     clip += pool[offset:offset + n_samples] * 10 ** ((speaker.level - speaker.snr + rng.normal(0, 2)) / 20)
     return to_int16(clip)
@@ -607,8 +649,9 @@ def write_speaker(
     seed: int,  # seed of the corpus
 ) -> int:  # clips written
     "Make and write all clips of one speaker."
+    prepare(speaker, dict.fromkeys(word for word, _, _ in clips), seed)
     for word, take, n_samples in clips:
-        clip = make_clip(speaker, word, take, n_samples=n_samples, seed=seed)
+        clip = make_clip(speaker, word, take, n_samples=n_samples, seed=seed, fresh=False)
         Path(folder, word, f'{speaker.name}_nohash_{take}.wav').write_bytes(wav_bytes(clip))
     return len(clips)
 
@@ -621,6 +664,7 @@ def write_noise(
 ) -> int:  # clips written: 0, a recording is not a clip
     "Make and write one background recording."
     rng = np.random.default_rng([seed, 8, list(NOISES).index(kind)])
+    restart_espeak()
     audio = NOISES[kind](int(seconds * 16000), rng)
     level = 10 ** (-26 / 20) if kind != 'clatter' else 10 ** (-32 / 20)
     Path(folder, NOISE, NOISE_FILES[kind]).write_bytes(wav_bytes(to_int16(audio * level)))
@@ -659,6 +703,17 @@ def _ignore_interrupt():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextmanager
+def _deaf_children():
+    "Processes started inside never hear Ctrl-C, not even while they are importing; this one hears it when the block ends."
+    if not hasattr(signal, 'pthread_sigmask'): # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try: yield
+    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run_task(task):
     function, *arguments = task
     return function(*arguments)
@@ -674,7 +729,7 @@ def run_tasks(
         return
     pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context('spawn'), initializer=_ignore_interrupt)
     try:
-        with _main_hidden(): futures = [pool.submit(_run_task, task) for task in tasks]
+        with _main_hidden(), _deaf_children(): futures = [pool.submit(_run_task, task) for task in tasks]
         for future in as_completed(futures): yield future.result()
     except CorpusError as error: raise SynthError(str(error)) from None
     finally:
@@ -795,7 +850,7 @@ def digest(
     return total.hexdigest()
 
 # %% ../nbs/01_synth.ipynb #cbf59754
-VERSION = '3'  # of the synthesis: a change makes a new embedded corpus
+VERSION = '4'  # of the synthesis: a change makes a new embedded corpus
 
 
 def example_corpus(

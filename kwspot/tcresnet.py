@@ -8,6 +8,7 @@ __all__ = ['PAPER', 'FRONTEND', 'tc_block', 'tc_resnet']
 # %% ../nbs/41_tcresnet.ipynb #0da586b5
 from collections.abc import Sequence
 
+from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
 import keras
 
 from .modelling import as_sequence, conv_1d, normalised, register

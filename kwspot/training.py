@@ -8,12 +8,13 @@ __all__ = ['RECIPES', 'RUN_FORMAT', 'TrainingError', 'TrainingWarning', 'Recipe'
            'check_lesson', 'read_batch', 'batch_places', 'epoch_batches', 'training_noise', 'input_pipeline', 'Learner',
            'mixed_policy', 'new_network', 'new_optimiser', 'new_learner', 'loss_of', 'average_weights', 'heard',
            'training_step', 'validation_step', 'validate', 'save_checkpoint', 'load_checkpoint', 'write_json',
-           'read_info', 'check_same', 'refuse_writing', 'open_folder', 'Run', 'as_waveform', 'check_clips',
+           'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder', 'Run', 'as_waveform', 'check_clips',
            'load_model', 'load_run', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'learn', 'write_history',
            'finish', 'describe', 'finished', 'train', 'begin_or_go_on', 'train_seeds', 'split_randomly',
            'split_by_speaker', 'train_on_features', 'score_features', 'reference_training', 'speaker_leak']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
+from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
 import dataclasses
 import errno
 import hashlib
@@ -250,8 +251,8 @@ def check_lesson(
         raise TrainingError(f'{where}: no training clip of {", ".join(missing)}; record some, or name another task')
     n_speakers = len(set(lesson.speakers['train']) | set(lesson.speakers['valid']))
     if not len(lesson.rows['valid']):
-        raise TrainingError(f'{where}: no clip is left for validation ({n_speakers} speakers in all); record more speakers, list some clips '
-                            'in validation_list.txt, or say with a speaker pattern who speaks')
+        raise TrainingError(f'{where}: no clip is left for validation ({n_speakers} speakers in all); record more speakers, '
+                            'list some clips in validation_list.txt, or say with a speaker pattern who speaks')
     few = [lesson.labels[c] for c in spoken if counts[c] == 1]
     alone = [lesson.labels[c] for c in spoken if len(set(lesson.speakers['train'][lesson.classes['train'] == c])) == 1 and counts[c] > 1]
     if few: warnings.warn(f'{where}: only one training clip of {", ".join(few)}', TrainingWarning, stacklevel=3)
@@ -283,7 +284,8 @@ def batch_places(
     epoch: int,  # from 0
 ) -> tuple[np.ndarray, np.ndarray, list]: # (n,) rows, (n,) classes, a slice of both for each batch
     "The plan of an epoch over the rows of the packed corpus, and its batches of nearly equal size."
-    rows, classes = plan_epoch(lesson.classes['train'], len(lesson.labels), seed=seed, epoch=epoch, balance=recipe.balance, silence=lesson.silence)
+    rows, classes = plan_epoch(lesson.classes['train'], len(lesson.labels), seed=seed, epoch=epoch, balance=recipe.balance,
+                               silence=lesson.silence)
     ends = np.linspace(0, len(rows), max(1, round(len(rows) / recipe.batch_size)) + 1).round().astype(int)
     return np.where(rows < 0, -1, lesson.rows['train'][rows]), classes, [slice(*pair) for pair in zip(ends[:-1], ends[1:])]
 
@@ -441,7 +443,8 @@ def training_step(
 ) -> Callable:      # (audio, classes, learning rate) -> (loss, clips that were right)
     "The step of training as a TensorFlow function that changes the learner."
     network, optimiser = learner.network, learner.optimiser
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, n_samples), tf.int16), tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.float32)])
+    signature = [tf.TensorSpec((None, n_samples), tf.int16), tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.float32)]
+    @tf.function(autograph=False, input_signature=signature)
     def step(audio, classes, rate):
         features, wanted = heard(learner, audio, tf.one_hot(classes, len(learner.labels)), training=True)
         with tf.GradientTape() as tape:
@@ -478,8 +481,8 @@ def validate(
     if lesson.silence is not None:
         n_silence = max(1, round(np.mean(np.unique(truth, return_counts=True)[1])))
         rows, truth = np.append(rows, np.full(n_silence, -1)), np.append(truth, np.full(n_silence, lesson.silence))
-    parts = [judge(tf.constant(read_batch(lesson, 'valid', rows[at:at + batch_size], seed=[2017, 3, at]))).numpy() for at in range(0, len(rows), batch_size)]
-    probabilities = np.concatenate(parts)
+    parts = (read_batch(lesson, 'valid', rows[at:at + batch_size], seed=[2017, 3, at]) for at in range(0, len(rows), batch_size))
+    probabilities = np.concatenate([judge(tf.constant(audio)).numpy() for audio in parts])
     right = probabilities.argmax(axis=1) == truth
     loss = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean()
     return {'valid_loss': float(loss), 'valid_accuracy': float(right.mean()),
@@ -514,7 +517,8 @@ def load_checkpoint(
             progress = json.loads(str(saved['progress']))
         for variable, value in zip(variables, values): variable.assign(value)
     except Exception as error:
-        raise TrainingError(f'{file}: the checkpoint is damaged or of another network ({type(error).__name__}); remove the run folder and train again') from None
+        raise TrainingError(f'{file}: the checkpoint is damaged or of another network ({type(error).__name__}); '
+                            'remove the run folder and train again') from None
     return best, progress
 
 # %% ../nbs/50_training.ipynb #881228e4
@@ -550,13 +554,22 @@ _MAY_DIFFER = ('state', 'recipe.epochs', 'recipe.name', 'corpus.packed', 'versio
                'versions.keras', 'versions.numpy')
 
 
+def flat(
+    settings: Mapping, # of values and mappings of values
+) -> dict:
+    "The settings with names like `recipe.epochs`."
+    names = {}
+    for outer, inner in settings.items():
+        names |= {f'{outer}.{key}': value for key, value in inner.items()} if isinstance(inner, dict) else {outer: inner}
+    return names
+
+
 def check_same(
     folder: Path,
     earlier: Mapping,  # run.json as it is
     wanted: Mapping,   # settings asked for now
 ) -> None:
     "`TrainingError` naming the first setting in which a run differs from what is wanted now."
-    def flat(value): return {f'{k}.{n}' if isinstance(v, dict) else k: x for k, v in value.items() for n, x in (v.items() if isinstance(v, dict) else [('', v)])}
     before, now = flat(earlier), flat(json.loads(json.dumps(wanted)))
     for name in now:
         if name in _MAY_DIFFER or before.get(name) == now[name]: continue
@@ -577,8 +590,8 @@ def refuse_writing(
 ) -> TrainingError:
     "The error for a run folder that cannot be written."
     reason = _REASONS.get(error.errno, ' '.join(str(error).split()))
-    kept = '; the last checkpoint is kept: make room and run the same again to go on' if (folder / 'checkpoint' / 'state.npz').is_file() else ''
-    return TrainingError(f'{folder}: cannot be written ({reason}){kept}')
+    kept = '; the last checkpoint is kept: make room and run the same again to go on'
+    return TrainingError(f'{folder}: cannot be written ({reason}){kept if (folder / "checkpoint" / "state.npz").is_file() else ""}')
 
 
 def open_folder(
@@ -589,8 +602,8 @@ def open_folder(
     if folder.is_dir() and not (folder / 'run.json').is_file() and any(not entry.name.startswith('.') for entry in folder.iterdir()):
         raise TrainingError(f'{folder}: is neither empty nor a run folder; name another folder')
     (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
-    for leftover in [*folder.glob('.run-*.json'), *folder.glob('.history-*.csv'), *folder.glob('.model-*.keras'), *folder.glob('checkpoint/.state-*.npz')]:
-        leftover.unlink(missing_ok=True)
+    for pattern in ('.run-*.json', '.history-*.csv', '.model-*.keras', 'checkpoint/.state-*.npz'):
+        for leftover in folder.glob(pattern): leftover.unlink(missing_ok=True)
 
 # %% ../nbs/50_training.ipynb #91b090f1
 @dataclass(frozen=True)
@@ -646,7 +659,7 @@ def check_clips(
         raise TrainingError(f'clips must be an array of shape (n, {n_samples}), not {getattr(clips, "shape", type(clips).__name__)}')
     if clips.dtype != np.int16 and clips.dtype.kind != 'f':
         raise TrainingError(f'clips must be int16, or float in [-1, 1], not {clips.dtype}')
-    if clips.dtype != np.int16 and not np.isfinite(clips).all(): raise TrainingError('clips hold samples that are not numbers (NaN or infinite)')
+    if not np.isfinite(clips).all(): raise TrainingError('clips hold samples that are not numbers (NaN or infinite)')
 
 
 def load_model(
@@ -658,7 +671,8 @@ def load_model(
     try: model = keras.models.load_model(file, compile=False)
     except Exception as error: raise TrainingError(f'{file}: cannot be loaded ({type(error).__name__}); train again') from None
     if model.output_shape[-1] != len(labels):
-        raise TrainingError(f'{file}: has {model.output_shape[-1]} outputs, but run.json lists {len(labels)} labels; restore the file that belongs here')
+        raise TrainingError(f'{file}: has {model.output_shape[-1]} outputs, but run.json lists {len(labels)} labels; '
+                            'restore the file that belongs here')
     return model
 
 
@@ -717,8 +731,9 @@ def say_epoch(
 ) -> None:
     "A line on stderr about the epoch that just ended, with the time that is left."
     left = line['seconds'] * (epochs - line['epoch'])
-    print(f"epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  validation {line['valid_accuracy']:.1%} "
-          f"(mean recall {line['valid_recall']:.1%})  {line['seconds']:.0f} s, at most {left / 60:.1f} min left", file=sys.stderr, flush=True)
+    print(f"epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  "
+          f"validation {line['valid_accuracy']:.1%} (mean recall {line['valid_recall']:.1%})  "
+          f"{line['seconds']:.0f} s, at most {left / 60:.1f} min left", file=sys.stderr, flush=True)
 
 
 def watcher(
@@ -749,7 +764,8 @@ def learn(
     while not is_over(history, recipe):
         start = time.perf_counter()
         line = {'epoch': len(history) + 1, **teach(learner, step, batches, epoch=len(history), n_steps=n_steps), **validate(judge, lesson)}
-        if not math.isfinite(line['valid_loss']): raise TrainingError(f'the weights are no longer numbers after epoch {line["epoch"]}; lower the learning rate')
+        if not math.isfinite(line['valid_loss']):
+            raise TrainingError(f'the weights are no longer numbers after epoch {line["epoch"]}; lower the learning rate')
         history.append(line)
         if best_epoch(history, recipe) == len(history): best = learner.judged.get_weights()
         seconds.append(round(time.perf_counter() - start, 3))
@@ -781,7 +797,8 @@ def finish(
     with atomic_write(out / 'model.keras') as temporary: model.save(temporary)
     kept = best_epoch(history, learner.recipe)
     metrics = {'epoch': kept, **{name: history[kept - 1][name] for name in ('loss', 'valid_loss', 'valid_accuracy', 'valid_recall')}}
-    write_json(out / 'run.json', {**info, 'state': 'finished', 'epochs_done': len(history), 'parameters': model.count_params(), 'metrics': metrics})
+    write_json(out / 'run.json', {**info, 'state': 'finished', 'epochs_done': len(history), 'parameters': model.count_params(),
+                                  'metrics': metrics})
     return load_run(out)
 
 # %% ../nbs/50_training.ipynb #ff4a6b6b
@@ -793,8 +810,8 @@ def describe(
     "`run.json` at the beginning of a run."
     counts = {f'n_{split}': len(lesson.rows[split]) for split in ('train', 'valid')}
     speakers = {f'n_{split}_speakers': len(set(lesson.speakers[split])) for split in ('train', 'valid')}
-    versions = {'kwspot': kwspot.__version__, 'python': platform.python_version(), 'tensorflow': tf.__version__, 'keras': keras.__version__,
-                'numpy': np.__version__}
+    versions = {'kwspot': kwspot.__version__, 'python': platform.python_version(), 'tensorflow': tf.__version__,
+                'keras': keras.__version__, 'numpy': np.__version__}
     return {'format': RUN_FORMAT, 'state': 'training', 'model': recipe.model, **settings, 'labels': list(lesson.labels),
             'recipe': json.loads(json.dumps(dataclasses.asdict(recipe))),
             'corpus': {'fingerprint': lesson.fingerprint, 'packed': str(lesson.packed.folder), **counts, **speakers}, 'versions': versions}
@@ -837,7 +854,8 @@ def train(
         if epochs is None: chosen = dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
         if finished(earlier, chosen.epochs): return load_run(out)
     bar = progress if isinstance(progress, bool) else None
-    packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern, pack_folder=pack_folder, progress=bar)
+    packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
+                           pack_folder=pack_folder, progress=bar)
     lesson = make_lesson(packed, preprocessing.make_task(task, packed.clips[packed.clips['ok']]))
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
@@ -979,9 +997,11 @@ def speaker_leak(
     for seed in seeds:
         train_rows, test_rows = split_by_speaker(speakers, seed=seed)
         order = np.random.RandomState(seed).permutation(len(index))
-        for split, (learnt, tested) in {'by speaker': (train_rows, test_rows), 'at random': (order[len(test_rows):], order[:len(test_rows)])}.items():
+        splits = {'by speaker': (train_rows, test_rows), 'at random': (order[len(test_rows):], order[:len(test_rows)])}
+        for split, (learnt, tested) in splits.items():
             model = train_on_features(features, wanted, learnt, loss='categorical_crossentropy', epochs=epochs, seed=seed)
+            heard, asked = set(speakers[learnt]), set(speakers[tested])
             found.append({'seed': seed, 'split': split, 'accuracy': score_features(model, features, wanted, tested)['accuracy'],
-                          'n_train': len(learnt), 'n_test': len(tested), 'n_test_speakers': len(set(speakers[tested])),
-                          'shared_speakers': len(set(speakers[tested]) & set(speakers[learnt]))})
+                          'n_train': len(learnt), 'n_test': len(tested), 'n_test_speakers': len(asked),
+                          'shared_speakers': len(asked & heard)})
     return pd.DataFrame(found).set_index(['seed', 'split'])
