@@ -305,7 +305,7 @@ def _say_bench(result:dict, # what `bench --json` prints
 # %% ../nbs/80_cli.ipynb #25ed4bb7
 @app.command()
 def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', help='Where everything lies afterwards.')]=Path('kwspot-demo'), # folder
-         clips:Annotated[int, typer.Option('--clips', min=200, help='Size of the synthetic corpus.')]=10_000, # word clips
+         clips:Annotated[int, typer.Option('--clips', min=200, help='Size of the synthetic corpus.')]=8_000, # word clips
          epochs:Annotated[int | None, typer.Option('--epochs', min=1, help="Instead of the recipe's.")]=None, # length of the training
          seed:Seed=0, # of everything
          as_json:AsJson=False, # machine-readable output
@@ -325,7 +325,7 @@ def _stage_on_terminal(text:str, # what begins now
 # %% ../nbs/80_cli.ipynb #86a4a400
 def run_demo(out:Path,             # a folder; what an earlier demo left there is used again
              *,
-             n_clips:int=10_000,   # word clips to synthesise
+             n_clips:int=8_000,    # word clips to synthesise
              epochs:int | None=None, # length of the training (None: the recipe's)
              seed:int=0,           # of the corpus and of the training
              say:Callable[[str], None]=lambda text: None, # told what begins

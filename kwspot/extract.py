@@ -10,6 +10,7 @@ __all__ = ['window_frames', 'sum_bands', 'scale_bins', 'BatchTransform', 'halve_
 import io, json, os, struct, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import numba
 import numpy as np
@@ -85,7 +86,7 @@ class BatchTransform:
         sample_rate:int=16000, # Hz
         n_samples:int=16000, # of each clip
         *,
-        batch_size:int=16, # clips at a time, at most
+        batch_size:int=8, # clips at a time, at most
         dtype:type=np.float32, # of the arithmetic
         **options, # keywords of the NumPy function of that name
     ):
@@ -110,7 +111,9 @@ class BatchTransform:
     def __call__(self,
         clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]; n at most `batch_size`
     ) -> np.ndarray: # (n, n_frames, n_features); overwritten by the next call
-        "The features of up to `batch_size` clips."
+        "The features of up to `batch_size` clips. `ValueError` for more, or for another length."
+        if len(clips) > self.batch_size or clips.shape[1:] != self.clips.shape[1:]:
+            raise ValueError(f'clips of shape {clips.shape}: give up to {self.batch_size} of {self.clips.shape[1]} samples')
         full_scale = 32768 if clips.dtype == np.int16 else 1
         if self.margin: clips = np.pad(clips, [(0, 0), (self.margin, self.margin)])
         frames, sums = self.frames[:len(clips)], self.sums[:len(clips)]
@@ -159,6 +162,11 @@ def _merge(clips, late, out):
             row[n] = 0.5 * (even[n] + odd[n]) + highest
             row[n + 1] = 0.5 * (even[n + 1] + odd[n + 1]) - highest
 
+@lru_cache(maxsize=4)
+def _half_late(n):
+    "What the spectrum of n samples is multiplied with where they come half a sample late."
+    return np.exp(-1j * np.pi * np.arange(n // 2 + 1) / n)
+
 def halve_rate(
     clips:np.ndarray, # (n_clips, n_samples) numbers; n_samples a multiple of 4
 ) -> np.ndarray: # (n_clips, n_samples // 2) float64
@@ -166,7 +174,7 @@ def halve_rate(
     half = clips.shape[-1] // 2
     if clips.shape[-1] % 4: raise ValueError(f'clips of {clips.shape[-1]} samples: give a multiple of 4')
     spectrum = scipy.fft.rfft(clips[:, 1::2].astype(np.float64), axis=-1)
-    spectrum *= np.exp(-1j * np.pi * np.arange(half // 2 + 1) / half)
+    spectrum *= _half_late(half)
     out = np.empty((len(clips), half))
     _merge(clips, scipy.fft.irfft(spectrum, half, axis=-1), out)
     return out
@@ -190,6 +198,7 @@ class ReferenceTransform:
         return self.spectrogram(halve_rate(clips))
 
 # %% ../nbs/33_extract.ipynb #6c9e616a
+@lru_cache(maxsize=1024)
 def plain_header(
     n_samples:int, # in the file
     sample_rate:int=16000, # Hz
@@ -197,6 +206,16 @@ def plain_header(
     "The header of a WAV file with nothing but 16-bit mono PCM samples."
     return struct.pack('<4sI8sIHHIIHH4sI', b'RIFF', 36 + 2 * n_samples, b'WAVEfmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b'data', 2 * n_samples)
 
+def _read_plain(path, row, sample_rate):
+    "Read the samples of such a file into the row: how many, or 0 where the file is another or holds more."
+    if not hasattr(os, 'readv') or sys.byteorder != 'little': return 0 # Windows; s390x
+    head, file = bytearray(44), os.open(path, os.O_RDONLY)
+    try: n_bytes = os.readv(file, (head, row)) - 44
+    finally: os.close(file)
+    n_samples = n_bytes // 2
+    return n_samples if n_samples > 0 and head == plain_header(n_samples, sample_rate) else 0
+
+# %% ../nbs/33_extract.ipynb #375dbde4
 def read_row(
     path:str, # of a recording
     row:np.ndarray, # (n_samples,) int16 to fill
@@ -205,12 +224,10 @@ def read_row(
     reference:bool=False, # zeros in front only
 ) -> str: # what is wrong; '' where nothing is
     "Read one clip into its row, at the wanted length."
-    head, plain = bytearray(44), plain_header(len(row), sample_rate)
     try:
-        if hasattr(os, 'readv') and sys.byteorder == 'little': # neither on Windows nor on s390x
-            with io.FileIO(path) as file:
-                if os.readv(file.fileno(), (head, row)) == 44 + row.nbytes and head == plain: return ''
-        clip = read_clip(path, sample_rate=sample_rate)
+        n_samples = _read_plain(path, row, sample_rate)
+        if n_samples == len(row): return ''
+        clip = row[:n_samples].copy() if n_samples else read_clip(path, sample_rate=sample_rate)
     except OSError as error: return (error.strerror or str(error)).lower()
     except ClipError as error: return str(error).removeprefix(f'{path}: ')
     row[:] = pad_audio(chop_audio(clip, n_samples=len(row)), n_samples=len(row), reference=reference)
@@ -269,7 +286,7 @@ def _fill_block(rows, source, transform, path, offset, dtype):
             found = [source(number, row) for number, row in zip(batch, clips)]
             bad = np.array([bool(problem) for problem in found])
             clips[bad] = 0
-            values = transform(clips).astype(dtype)
+            values = transform(clips).astype(dtype, copy=False)
             values[bad] = np.nan
             file.write(values.data)
             problems += found

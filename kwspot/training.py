@@ -68,6 +68,7 @@ class Recipe:
     label_smoothing: float = 0.0    # share of the label spread evenly over all classes
     ema: float = 0.0                # decay of the running average of the weights that is judged and kept; 0: none
     balance: bool = True            # every class, unknown and silence among them, equally often; False: as often as it is there
+    unknown_share: float = 1.0      # with balance: unknown is heard so many times as often as a word, since it stands for many words
     patience: int = 0               # stop after so many epochs without a better validation score; 0: never
     keep: str = 'best'              # the weights that are kept: of the 'best' epoch on the validation speakers, or the 'last'
     augment: Mapping = field(default_factory=dict)   # augmentation -> its options, in order, see `augment.augmenter`
@@ -91,6 +92,7 @@ _RULES = {
     'label_smoothing': (lambda v: 0 <= v < 1, 'from 0 to below 1'),
     'ema': (lambda v: 0 <= v < 1, 'from 0 to below 1'),
     'balance': (lambda v: isinstance(v, bool), 'True or False'),
+    'unknown_share': (lambda v: 0 < v < math.inf, 'above 0'),
     'patience': (lambda v: isinstance(v, int) and v >= 0, 'a whole number from 0 up'),
     'keep': (lambda v: v in ('best', 'last'), "'best' or 'last'"),
     'augment': (lambda v: isinstance(v, Mapping), 'a mapping from augmentations to their options'),
@@ -116,7 +118,9 @@ def check_recipe(
 # %% ../nbs/50_training.ipynb #a7d729e3
 RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, mixed_precision='off'),
-    'quick': Recipe('quick', epochs=12, batch_size=64, learning_rate=2e-3, schedule='cosine', warm_up=0.05, label_smoothing=0.05, ema=0.99),
+    'quick': Recipe('quick', model='tc-resnet-8-1.5', epochs=24, batch_size=128, optimiser='adamw', learning_rate=3e-3, weight_decay=0.02,
+                    schedule='cosine', warm_up=0.1, label_smoothing=0.1, ema=0.99, unknown_share=3.0,
+                    augment={'shift': {'max_ms': 120}, 'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {}, 'warp': {}, 'masks': {}}),
     'best': Recipe('best', epochs=60, batch_size=64, optimiser='adamw', learning_rate=2e-3, weight_decay=0.02, schedule='cosine',
                    warm_up=0.1, clip_norm=5.0, label_smoothing=0.1, ema=0.998),
 }
@@ -167,11 +171,14 @@ def plan_epoch(
     epoch: int,           # from 0
     balance: bool = True, # every class equally often
     silence: int | None = None,  # the class that is silence, if any
+    unknown: int | None = None,  # the class that is unknown, if any
+    unknown_share: float = 1.0,  # with balance: so many times as often as a word
 ) -> tuple[np.ndarray, np.ndarray]: # (n,) clip of each example, -1 for silence; (n,) its class
     "Which clips an epoch hears, in which order: a function of the seed and the epoch alone."
     counts = np.bincount(classes, minlength=n_classes)
     spoken = [c for c in range(n_classes) if c != silence]
     quota = np.full(n_classes, math.ceil(len(classes) / len(spoken))) if balance else counts.copy()
+    if unknown is not None and balance: quota[unknown] = math.ceil(quota[unknown] * unknown_share)
     if silence is not None and not balance: quota[silence] = max(1, round(np.median(counts[spoken])))
     rows = [np.full(quota[c], -1) if c == silence else
             np.flatnonzero(classes == c)[endless_shuffle(counts[c], epoch * quota[c], (epoch + 1) * quota[c], seed=[seed, 1, c])]
@@ -223,6 +230,11 @@ class Lesson:
     def silence(self) -> int | None:
         "The class that is silence, if the task has one."
         return self.labels.index('silence') if 'silence' in self.labels and 'silence' not in set(self.packed.clips['word']) else None
+
+    @property
+    def unknown(self) -> int | None:
+        "The class that is unknown, if the task has one."
+        return self.labels.index('unknown') if 'unknown' in self.labels else None
 
 
 def make_lesson(
@@ -285,7 +297,7 @@ def batch_places(
 ) -> tuple[np.ndarray, np.ndarray, list]: # (n,) rows, (n,) classes, a slice of both for each batch
     "The plan of an epoch over the rows of the packed corpus, and its batches of nearly equal size."
     rows, classes = plan_epoch(lesson.classes['train'], len(lesson.labels), seed=seed, epoch=epoch, balance=recipe.balance,
-                               silence=lesson.silence)
+                               silence=lesson.silence, unknown=lesson.unknown, unknown_share=recipe.unknown_share)
     ends = np.linspace(0, len(rows), max(1, round(len(rows) / recipe.batch_size)) + 1).round().astype(int)
     return np.where(rows < 0, -1, lesson.rows['train'][rows]), classes, [slice(*pair) for pair in zip(ends[:-1], ends[1:])]
 
@@ -953,7 +965,8 @@ def score_features(
     rows: np.ndarray,      # (n_test,) clips to test on
 ) -> dict:                 # accuracy (top-1), binary_accuracy, majority_baseline
     "Top-1 accuracy, the accuracy of each output by itself, and what always naming the commonest class would score."
-    probabilities, truth = model.predict(features[rows], batch_size=256, verbose=0), wanted[rows]
+    parts = [model(features[rows[at:at + 256]], training=False).numpy() for at in range(0, len(rows), 256)]
+    probabilities, truth = np.concatenate(parts), wanted[rows]
     return {'accuracy': float((probabilities.argmax(axis=1) == truth.argmax(axis=1)).mean()),
             'binary_accuracy': float(((probabilities > 0.5) == (truth > 0)).mean()),
             'majority_baseline': float(truth.mean(axis=0).max())}
