@@ -70,7 +70,7 @@ class BinsConv(keras.layers.DepthwiseConv2D):
 
 
 def bc_block(
-    x,                           # (batch, frames, bins, channels)
+    x: keras.KerasTensor,                           # (batch, frames, bins, channels)
     channels: int,               # output channels
     *,
     step: int = 1,               # bins from output to output
@@ -100,7 +100,7 @@ FRONTEND = ('LogMel', {'n_mels': 40, 'window_ms': 30.0})
 @register('bc-resnet-6', paper=PAPER, frontend=FRONTEND, width=6)
 @register('bc-resnet-8', paper=PAPER, frontend=FRONTEND, width=8)
 def bc_resnet(
-    features,                  # (batch, frames, 40, 1) log-mel
+    features: keras.KerasTensor,                  # (batch, frames, 40, 1) log-mel
     n_classes: int,            # outputs
     *,
     width: float = 1,          # factor of all channels

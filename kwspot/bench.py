@@ -151,7 +151,7 @@ def fit_epoch_seconds(features:np.ndarray, # (n_clips, 99, 81, 1) float32
     return times[3] - times[2]
 
 # %% ../nbs/75_benchmark.ipynb #17596179
-def train_epoch_seconds(packed,  # preprocessing.Packed
+def train_epoch_seconds(packed: object,  # preprocessing.Packed
                         ) -> float: # of the second epoch, its validation left out
     "One epoch of `training.train` of the reference CNN from a packed corpus, with shift and noise."
     from kwspot import training
@@ -220,7 +220,7 @@ def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None
           n_clips:int=3000,      # clips to use
           n_rounds:int=3,        # measured rounds of each race
           training:bool=True,    # race an epoch of training too
-          say=lambda text: None, # told what begins
+          say: Callable[[str], None]=lambda text: None, # told what begins
           ) -> pd.DataFrame:     # stage, peer, kwspot and other in clips/s, ratio
     "kwspot's speeds beside its peers', measured in this process, one after the other."
     if folder is None:

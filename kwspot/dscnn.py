@@ -13,7 +13,7 @@ from .modelling import normalised, register
 
 # %% ../nbs/42_dscnn.ipynb #362d0fba
 def separable_block(
-    x,                # (batch, frames, bins, channels)
+    x: keras.KerasTensor,                # (batch, frames, bins, channels)
     channels: int,    # output channels
 ):                    # (batch, frames, bins, channels)
     "A depthwise convolution of 3 × 3 and a pointwise one, each with bias, normalisation and ReLU."
@@ -24,7 +24,7 @@ def separable_block(
 @register('ds-cnn', paper='Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, 2017; Banbury et al., MLPerf Tiny, 2021',
           frontend=('MFCC', {'n_mfcc': 10, 'n_mels': 40, 'window_ms': 30.0, 'step_ms': 20.0}))
 def ds_cnn(
-    features,                  # (batch, 49, 10, 1) MFCCs
+    features: keras.KerasTensor,                  # (batch, 49, 10, 1) MFCCs
     n_classes: int,            # outputs
     *,
     channels: int = 64,        # of every convolution

@@ -277,7 +277,7 @@ def plot_confusion(
 
 # %% ../nbs/60_evaluation.ipynb #ce7dcebd
 def run_task(
-    run, # a training.Run, or anything with `labels` and `info`
+    run: object, # a training.Run, or anything with `labels` and `info`
 )->Task:
     "The task of a run, from its labels."
     labels, spec = tuple(run.labels), run.info.get('task', 'words')
@@ -287,7 +287,7 @@ def run_task(
 
 # %% ../nbs/60_evaluation.ipynb #5301e0c0
 def select_clips(
-    run, # a training.Run, or anything with `labels` and `info`
+    run: object, # a training.Run, or anything with `labels` and `info`
     clips:pd.DataFrame, # an index, or the clips of a pack
     *,
     split:str='test', # 'test', 'valid', 'train' or 'all'
@@ -349,7 +349,7 @@ def _n_silence(run, chosen):
 
 # %% ../nbs/60_evaluation.ipynb #d56ee54b
 def predictions(
-    run, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # 'test', 'valid', 'train' or 'all'
@@ -380,7 +380,7 @@ def predictions(
 
 # %% ../nbs/60_evaluation.ipynb #641363ea
 def evaluate(
-    run, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'

@@ -13,8 +13,8 @@ import contextlib
 import importlib.util
 import io
 import json
+import logging
 import os
-import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,15 +67,18 @@ def quiet() -> Iterator[None]:
             stack.callback(os.close, kept)
             stack.callback(os.dup2, kept, number)
             os.dup2(nowhere.fileno(), number)
+        for name in ('tensorflow', 'absl', 'tf2onnx'):
+            stack.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
+            logging.getLogger(name).setLevel(logging.ERROR)
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         yield
 
 # %% ../nbs/71_export.ipynb #a99b2f9f
 def write_keras(
-    model,         # keras.Model, waveform -> probabilities
+    model: object,         # keras.Model, waveform -> probabilities
     file: Path,    # to write
-    facts: Mapping,
+    facts: Mapping,  # labels, rate and length that go with the file
     clips: np.ndarray, # not used
 ) -> None:
     "The model as a Keras file."
@@ -84,7 +87,7 @@ def write_keras(
 
 
 def litert_converter(
-    model,          # keras.Model, waveform -> probabilities
+    model: object,          # keras.Model, waveform -> probabilities
     folder: Path,   # for the SavedModel
 ):                  # tf.lite.TFLiteConverter
     "A LiteRT converter of the model for one clip at a time."
@@ -95,9 +98,9 @@ def litert_converter(
 
 
 def write_litert(
-    model,         # keras.Model, waveform -> probabilities
+    model: object,         # keras.Model, waveform -> probabilities
     file: Path,    # to write
-    facts: Mapping,
+    facts: Mapping,  # labels, rate and length that go with the file
     clips: np.ndarray, # not used
 ) -> None:
     "The model for LiteRT, in float32."
@@ -123,9 +126,9 @@ def frontend_nodes(
 
 
 def write_litert_int8(
-    model,         # keras.Model, waveform -> probabilities
+    model: object,         # keras.Model, waveform -> probabilities
     file: Path,    # to write
-    facts: Mapping,
+    facts: Mapping,  # labels, rate and length that go with the file
     clips: np.ndarray, # (n, n_samples) int16: training clips that show which values occur
 ) -> None:
     "The model for LiteRT, the network in 8-bit integers behind a frontend in float32."
@@ -138,15 +141,16 @@ def write_litert_int8(
         converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], examples
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
         spared = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=names, denylisted_ops=kinds)
-        content = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples, debug_options=spared).get_nondebug_quantized_model()
+        debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples, debug_options=spared)
+        content = debugger.get_nondebug_quantized_model()
     file.write_bytes(content)
     attach_facts(file, facts)
 
 # %% ../nbs/71_export.ipynb #5142701f
 def write_onnx(
-    model,         # keras.Model, waveform -> probabilities
+    model: object,         # keras.Model, waveform -> probabilities
     file: Path,    # to write
-    facts: Mapping,
+    facts: Mapping,  # labels, rate and length that go with the file
     clips: np.ndarray, # not used
 ) -> None:
     "The model as an ONNX file; `ExportError` where the packages for it are missing."
@@ -185,7 +189,7 @@ class Exported:
 
 # %% ../nbs/71_export.ipynb #d97b15fe
 def run_litert(
-    file: Path,
+    file: Path,  # the file
     n_threads: int = 1,  # of the runtime
 ) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A LiteRT file as a function."
@@ -206,8 +210,11 @@ def run_litert(
     return package, lambda waveforms: np.stack([answer(clip) for clip in waveforms])
 
 
+def _parts(waveforms): return (waveforms[at:at + 256] for at in range(0, len(waveforms), 256))
+
+
 def run_onnx(
-    file: Path,
+    file: Path,  # the file
     n_threads: int = 1,  # of the runtime
 ) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "An ONNX file as a function."
@@ -216,28 +223,30 @@ def run_onnx(
     options.intra_op_num_threads, options.log_severity_level = n_threads, 3
     session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
-    return 'onnxruntime', lambda waveforms: np.concatenate([session.run(None, {name: waveforms[at:at + 256]})[0] for at in range(0, len(waveforms), 256)])
+    return 'onnxruntime', lambda waveforms: np.concatenate([session.run(None, {name: part})[0] for part in _parts(waveforms)])
 
 
 def run_keras(
-    file: Path,
+    file: Path,  # the file
     n_threads: int = 1,  # not used
 ) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A Keras file as a function."
     import keras
-    from kwspot import frontend, modelling
-    modelling.load_families()
+    from kwspot import modelling
+    modelling.load_families()  # registers their layers
     model = keras.models.load_model(file, compile=False)
-    return f'keras, with the layers of {frontend.__name__}', lambda waveforms: model.predict(waveforms, batch_size=256, verbose=0)
+    return 'keras', lambda waveforms: np.concatenate([model(part, training=False).numpy() for part in _parts(waveforms)])
 
 # %% ../nbs/71_export.ipynb #89780269
 def onnx_facts(
-    file: Path,
+    file: Path,  # the file
 ) -> dict:
     "The facts in an ONNX file; `ExportError` if there are none, or nothing that could read them."
     if importlib.util.find_spec('onnxruntime') is None: raise ExportError(f'{file}: needs onnxruntime: pip install "kwspot[onnx]"')
     import onnxruntime
-    try: return json.loads(onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider']).get_modelmeta().custom_metadata_map[FACTS])
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+        return json.loads(session.get_modelmeta().custom_metadata_map[FACTS])
     except KeyError: raise ExportError(f'{file}: carries no labels: it was not written by kwspot export') from None
     except Exception as error: raise ExportError(f'{file}: is no ONNX model, or cut short ({type(error).__name__})') from None
 
@@ -263,7 +272,7 @@ def load_exported(
 
 # %% ../nbs/71_export.ipynb #54c86fa0
 def run_clips(
-    run,                    # training.Run
+    run: object,                    # training.Run
     splits: Sequence[str],  # taken in this order of preference
     n: int,                 # at most
     *,
@@ -273,7 +282,8 @@ def run_clips(
     from kwspot import preprocessing
     try: packed = preprocessing.open_pack(run.info['corpus']['packed'])
     except (CorpusError, KeyError):
-        raise ExportError(f'{run.folder}: the packed corpus it was trained from is gone; train again on the same corpus, or give clips') from None
+        raise ExportError(f'{run.folder}: the packed corpus it was trained from is gone; pack the corpus again there '
+                          f'({run.info["corpus"].get("packed", "preprocessing.pack")}), or give clips') from None
     rows = next((rows for split in splits if len(rows := packed.select(split=split))), packed.select())
     return packed.read(np.random.default_rng(seed).permutation(rows)[:n])
 
@@ -293,7 +303,7 @@ TOLERANCE = 1e-3 # largest difference of a probability for formats in float32
 
 def write_proved(
     format: str,           # in `FORMATS`
-    model,                 # keras.Model
+    model: object,                 # keras.Model
     folder: Path,          # where the file goes
     facts: Mapping,        # labels, sample_rate, n_samples
     *,
@@ -313,7 +323,7 @@ def write_proved(
 
 
 def export(
-    run,                   # training.Run, finished
+    run: object,                   # training.Run, finished
     *,
     formats: Sequence[str] = ('keras', 'litert'),  # of `FORMATS`
     clips: np.ndarray | None = None,  # (n, n_samples) int16 to compare on; None: of the corpus's held-out speakers
@@ -324,12 +334,12 @@ def export(
     from kwspot import training
     if wrong := [name for name in formats if name not in FORMATS]:
         raise ExportError(f'there is no format {wrong[0]!r}; available: {", ".join(FORMATS)}')
-    model, facts = run.model, {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model']}
+    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model']}
     proof = run_clips(run, ('test', 'valid'), n_parity) if clips is None else clips[:n_parity]
     examples = proof if 'litert-int8' not in formats or clips is not None else run_clips(run, ('train',), n_examples)
     figures, expected = {}, run.predict(proof)
     for name in formats:
-        figures[name] = write_proved(name, model, run.folder / 'export', facts, clips=proof, expected=expected, examples=examples)
+        figures[name] = write_proved(name, run.model, run.folder / 'export', facts, clips=proof, expected=expected, examples=examples)
     info = training.read_info(run.folder)
     stored = {name: {**value, 'file': Path(value['file']).name} for name, value in figures.items()}
     training.write_json(run.folder / 'run.json', {**info, 'exports': {**info.get('exports', {}), **stored}})

@@ -7,7 +7,7 @@ __all__ = ['window_frames', 'sum_bands', 'scale_bins', 'BatchTransform', 'halve_
            'read_row', 'Extracted', 'open_features', 'extract']
 
 # %% ../nbs/33_extract.ipynb #3aeb11dd
-import io, json, os, struct, sys, threading
+import json, os, struct, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.fft
 from . import features
-from .corpus import NOISE, ClipError, CorpusError, atomic_write, fingerprint, index as corpus_index, read_clip, track
+from .corpus import NOISE, ClipError, CorpusError, atomic_write, index as corpus_index, read_clip, track
 from .preprocessing import Packed, chop_audio, n_cores, pad_audio
 
 # %% ../nbs/33_extract.ipynb #5b2ae9b0

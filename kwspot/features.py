@@ -11,7 +11,8 @@ __all__ = ['KINDS', 'as_samples', 'Framing', 'framing', 'split_frames', 'hann', 
 # %% ../nbs/11_features.ipynb #34ba3a54
 import inspect, math
 from functools import lru_cache
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view

@@ -15,7 +15,7 @@ from . import features
 
 # %% ../nbs/31_frontend.ipynb #01ab7b60
 def cut_frames(
-    waveform, # (batch, n_samples) tensor
+    waveform: keras.KerasTensor, # (batch, n_samples) tensor
     lengths:features.Framing, # from `features.framing`
     n_frames:int, # how many
 ): # (batch, n_frames, window) tensor: the part of each frame under the window
@@ -31,7 +31,7 @@ def cut_frames(
 
 # %% ../nbs/31_frontend.ipynb #9775f6dc
 def power_fft(
-    frames, # (n, window) tensor, float32
+    frames: keras.KerasTensor, # (n, window) tensor, float32
     lengths:features.Framing, # from `features.framing`
     *,
     n_bins:int, # how many bins to keep
@@ -45,7 +45,7 @@ def power_fft(
 
 # %% ../nbs/31_frontend.ipynb #505fb92c
 def power_folded(
-    frames, # (n, window) tensor, float32
+    frames: keras.KerasTensor, # (n, window) tensor, float32
     lengths:features.Framing, # from `features.framing`
     *,
     n_bins:int, # how many bins to keep

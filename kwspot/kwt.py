@@ -62,7 +62,7 @@ class ClassToken(keras.layers.Layer):
 
 
 def transformer_layer(
-    x,                    # (batch, n, channels)
+    x: keras.KerasTensor,                    # (batch, n, channels)
     *,
     heads: int,           # of the attention
     dropout: float,       # after each half
@@ -85,7 +85,7 @@ FRONTEND = ('MFCC', {'n_mfcc': 40, 'n_mels': 40})
 @register('kwt-2', paper=PAPER, frontend=FRONTEND, heads=2)
 @register('kwt-3', paper=PAPER, frontend=FRONTEND, heads=3)
 def kwt(
-    features,                  # (batch, frames, bins, 1)
+    features: keras.KerasTensor,                  # (batch, frames, bins, 1)
     n_classes: int,            # outputs
     *,
     heads: int = 1,            # of the attention, 64 channels each

@@ -13,7 +13,7 @@ from .modelling import as_sequence, conv_1d, normalised, register
 
 # %% ../nbs/43_matchboxnet.ipynb #e117991b
 def separable_1d(
-    x,                     # (batch, frames, channels)
+    x: keras.KerasTensor,                     # (batch, frames, channels)
     channels: int,         # output channels
     kernel: int,           # frames
     *,
@@ -26,7 +26,7 @@ def separable_1d(
 
 
 def matchbox_block(
-    x,                     # (batch, frames, channels)
+    x: keras.KerasTensor,                     # (batch, frames, channels)
     channels: int,         # output channels
     kernel: int,           # frames
     *,
@@ -51,7 +51,7 @@ FRONTEND = ('MFCC', {'n_mfcc': 64, 'n_mels': 64, 'window_ms': 25.0})
 @register('matchboxnet-3x1x64', paper=PAPER, frontend=FRONTEND, repeat=1)
 @register('matchboxnet-3x2x64', paper=PAPER, frontend=FRONTEND, repeat=2)
 def matchboxnet(
-    features,                  # (batch, frames, bins, 1)
+    features: keras.KerasTensor,                  # (batch, frames, bins, 1)
     n_classes: int,            # outputs
     *,
     blocks: int = 3,           # with kernels of 13, 15, 17, … frames

@@ -102,7 +102,7 @@ def _conv_group(
 @register('reference', paper='Speech Recognition Using CNN (Kaggle notebook for the TensorFlow Speech Recognition Challenge, 2017)',
           frontend=('LogSpectrogram', {'max_frequency': 4000.0}))
 def reference(
-    features,               # (batch, 99, 81, 1) log-spectrogram
+    features: keras.KerasTensor,               # (batch, 99, 81, 1) log-spectrogram
     n_classes: int,         # outputs
     *,
     dropout: float = 0.2,   # after each pooling
@@ -121,7 +121,7 @@ def reference(
 
 # %% ../nbs/40_modelling.ipynb #7d124a8a
 def as_sequence(
-    features,   # (batch, frames, bins, 1)
+    features: keras.KerasTensor,   # (batch, frames, bins, 1)
 ):              # (batch, frames, bins)
     "Features as a sequence whose channels are the bins."
     return keras.layers.Reshape(features.shape[1:3])(features)
@@ -162,7 +162,7 @@ class FramesConv(keras.layers.Layer):
 
 
 def conv_1d(
-    x,                         # (batch, frames, channels)
+    x: keras.KerasTensor,                         # (batch, frames, channels)
     channels: int | None,      # output channels; None: depthwise, each channel on its own, at a stride of 1
     kernel: int,               # frames
     *,
@@ -194,7 +194,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 def normalised(
-    x,                                # (..., channels)
+    x: keras.KerasTensor,                                # (..., channels)
     activation: str | None = 'relu',  # None: no activation
     *,
     momentum: float = 0.9,            # share of the moving averages that stays at each step

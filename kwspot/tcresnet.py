@@ -15,7 +15,7 @@ from .modelling import as_sequence, conv_1d, normalised, register
 
 # %% ../nbs/41_tcresnet.ipynb #20fdc965
 def tc_block(
-    x,                     # (batch, frames, channels)
+    x: keras.KerasTensor,                     # (batch, frames, channels)
     channels: int,         # output channels
     *,
     causal: bool = False,  # look at no later frame
@@ -37,7 +37,7 @@ FRONTEND = ('MFCC', {'n_mfcc': 40, 'n_mels': 40})
 @register('tc-resnet-14', paper=PAPER, frontend=FRONTEND, channels=(16, 24, 24, 32, 32, 48, 48))
 @register('tc-resnet-14-1.5', paper=PAPER, frontend=FRONTEND, channels=(24, 36, 36, 48, 48, 72, 72))
 def tc_resnet(
-    features,                                         # (batch, frames, bins, 1)
+    features: keras.KerasTensor,                                         # (batch, frames, bins, 1)
     n_classes: int,                                   # outputs
     *,
     channels: Sequence[int] = (16, 24, 32, 48),       # of the first convolution and of each block

