@@ -204,7 +204,8 @@ def plain_header(
     sample_rate:int=16000, # Hz
 ) -> bytes: # 44 of them
     "The header of a WAV file with nothing but 16-bit mono PCM samples."
-    return struct.pack('<4sI8sIHHIIHH4sI', b'RIFF', 36 + 2 * n_samples, b'WAVEfmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b'data', 2 * n_samples)
+    riff, form = (b'RIFF', 36 + 2 * n_samples, b'WAVEfmt ', 16), (1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    return struct.pack('<4sI8sIHHIIHH4sI', *riff, *form, b'data', 2 * n_samples)
 
 def _read_plain(path, row, sample_rate):
     "Read the samples of such a file into the row: how many, or 0 where the file is another or holds more."
@@ -240,7 +241,7 @@ class Extracted:
     folder: Path          # where they lie
     values: np.ndarray    # (n_clips, n_frames, n_features) read-only memory map
     clips: pd.DataFrame   # a row a clip, in the same order: the index, `problem`, `ok`
-    about: dict           # kind, sample_rate, n_samples, options, fingerprint of the corpus
+    about: dict           # kind, shape, sample_rate, n_samples, options
 
     def __len__(self): return len(self.clips)
 
@@ -305,7 +306,9 @@ def _write_values(path, n_clips, source, make, dtype, n_workers, progress):
         file.truncate(offset + n_clips * int(np.prod(shape)) * dtype.itemsize)
     blocks = [range(start, min(start + _BLOCK, n_clips)) for start in range(0, n_clips, _BLOCK)]
     executor = ThreadPoolExecutor(n_workers or n_cores())
-    try: return [problem for block in track(executor.map(fill, blocks), total=len(blocks), label='features', show=progress) for problem in block]
+    try:
+        done = track(executor.map(fill, blocks), total=len(blocks), label='features', show=progress)
+        return [problem for block in done for problem in block]
     finally: executor.shutdown(cancel_futures=True) # after an error or Ctrl-C nobody needs the other blocks
 
 # %% ../nbs/33_extract.ipynb #2e4792bd
@@ -321,22 +324,24 @@ def extract(
     progress:bool|None=None, # a progress bar; None: only on a terminal
     **options, # keywords of the NumPy function of that name
 ) -> Extracted:
-    "Write the features of every word clip: features.npy, clips.parquet, features.json. `CorpusError` if they cannot be written, and then none is there."
+    "Write the features of every word clip: features.npy, clips.parquet, features.json. `CorpusError` where they cannot be written."
     out, reference, packed = Path(out), kind == 'reference', isinstance(corpus, Packed)
     if str(dtype) not in ('float32', 'float16'): raise ValueError(f"dtype={dtype!r}: give 'float32' or 'float16'")
     if packed: sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     if reference and (packed or options or (sample_rate, n_samples) != (16000, 16000)):
         raise ValueError("kind='reference' takes a folder or an index, one second at 16 kHz and no options")
-    if reference: make = ReferenceTransform
-    else: make = lambda: BatchTransform(kind, sample_rate, n_samples, dtype=np.float64 if kind == 'log_spectrogram' else np.float32, **options)
+    exact = np.float64 if kind == 'log_spectrogram' else np.float32
+    make = ReferenceTransform if reference else lambda: BatchTransform(kind, sample_rate, n_samples, dtype=exact, **options)
     about = {'kind': kind, 'shape': make().shape, 'sample_rate': sample_rate, 'n_samples': n_samples, 'options': make().options}
     table, source = _source(corpus, sample_rate, reference)
     try:
         (out / 'features.json').unlink(missing_ok=True) # from here on what may lie there is void
         with atomic_write(out / 'features.npy') as path:
             problems = _write_values(path, len(table), source, make, np.dtype(dtype), n_workers, progress)
-        with atomic_write(out / 'clips.parquet') as path: table.assign(problem=problems, ok=[not text for text in problems]).to_parquet(path)
+        with atomic_write(out / 'clips.parquet') as path:
+            table.assign(problem=problems, ok=[not text for text in problems]).to_parquet(path)
         with atomic_write(out / 'features.json') as path: path.write_text(json.dumps(about, indent=1), encoding='utf-8')
     except OSError as error:
-        raise CorpusError(f'{out}: cannot be written ({(error.strerror or str(error)).lower()}); make room or choose another folder') from None
+        reason = (error.strerror or str(error)).lower()
+        raise CorpusError(f'{out}: cannot be written ({reason}); make room or choose another folder') from None
     return open_features(out)

@@ -262,7 +262,7 @@ def dct_matrix(
     *,
     lifter:float=0, # 0: none; else coefficient i is weighted with 1 + lifter/2 sin(pi (i+1)/lifter)
 ) -> np.ndarray: # (n_mfcc, n_mels) float64, read-only
-    "Orthonormal DCT-II, $\\sqrt{2/M}\\,\\cos(\\pi i (m + \\frac12)/M)$, the first row divided by $\\sqrt2$. `ValueError` for more rows than bands."
+    "Orthonormal DCT-II, $\\sqrt{2/M}\\,\\cos(\\pi i (m + \\frac12)/M)$, the first row over $\\sqrt2$. `ValueError` if rows exceed bands."
     if not 1 <= n_mfcc <= n_mels: raise ValueError(f'n_mfcc={n_mfcc} of {n_mels} mel bands: give 1 to {n_mels}')
     order = np.arange(n_mfcc)[:, None]
     matrix = np.sqrt(2 / n_mels) * np.cos(np.pi * order * (np.arange(n_mels) + 0.5) / n_mels)
@@ -336,7 +336,8 @@ def pcen(
     "Per-channel energy normalisation of the mel magnitudes, as `librosa.pcen` (which has no `warm_start`)."
     energies = mel_energies(clip, sample_rate, step_ms=step_ms, power=power, scale=scale, **mel)
     b = smoothing_coefficient(time_constant, sample_rate, framing(sample_rate, step_ms=step_ms).step)
-    return normalise_channels(energies, b, gain=gain, bias=bias, root=root, eps=eps, state=None if warm_start else 1.)[0].astype(np.float32)
+    values, _ = normalise_channels(energies, b, gain=gain, bias=bias, root=root, eps=eps, state=None if warm_start else 1.)
+    return values.astype(np.float32)
 
 # %% ../nbs/11_features.ipynb #88dba7dc
 KINDS: dict[str, Callable] = {'log_spectrogram': log_spectrogram, 'log_mel': log_mel, 'mfcc': mfcc, 'pcen': pcen}
@@ -420,7 +421,8 @@ class StreamingFeatures:
     def _transform(self, samples):
         if self.kind != 'pcen': return KINDS[self.kind](samples, self.sample_rate, **self.options)
         tuning = ('gain', 'bias', 'root', 'eps')
-        energies = mel_energies(samples, self.sample_rate, **{k: v for k, v in self.options.items() if k not in (*tuning, 'time_constant', 'warm_start')})
+        mel = {name: value for name, value in self.options.items() if name not in (*tuning, 'time_constant', 'warm_start')}
+        energies = mel_energies(samples, self.sample_rate, **mel)
         b = smoothing_coefficient(self.options['time_constant'], self.sample_rate, self.lengths.step)
         values, self._state = normalise_channels(energies, b, state=self._state, **{name: self.options[name] for name in tuning})
         return values.astype(np.float32)

@@ -64,9 +64,10 @@ class Frontend(keras.layers.Layer):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in features.parameters(cls.kind).items()]
-        rate = inspect.Parameter('sample_rate', inspect.Parameter.POSITIONAL_OR_KEYWORD, default=16000)
-        cls.__signature__ = inspect.Signature([rate, *keywords, inspect.Parameter('kwargs', inspect.Parameter.VAR_KEYWORD)])
+        known, kind = features.parameters(cls.kind), inspect.Parameter
+        keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in known.items()]
+        rate, rest = kind('sample_rate', kind.POSITIONAL_OR_KEYWORD, default=16000), kind('kwargs', kind.VAR_KEYWORD)
+        cls.__signature__ = inspect.Signature([rate, *keywords, rest])
 
     def __init__(self,
         sample_rate:int=16000, # Hz
@@ -98,7 +99,7 @@ class Frontend(keras.layers.Layer):
     ): # (batch, n_frames, n_features) tensor, float32
         "Frames, their spectrum, and what `from_power` makes of it. `TypeError` for integers."
         if 'float' not in keras.backend.standardize_dtype(waveform.dtype):
-            raise TypeError(f'{self.name} takes floats in [-1, 1], not {keras.backend.standardize_dtype(waveform.dtype)}: divide int16 by 32768')
+            raise TypeError(f'{self.name} takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32768')
         _, n_frames, n_features = self.compute_output_shape(waveform.shape)
         half = self.lengths.frame // 2
         if self.options.get('center'): waveform = ops.pad(waveform, [[0, 0], [half, half]])
