@@ -51,6 +51,12 @@ def headings(path: Path) -> set[str]:
     return {re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', title.lower()).strip()) for title in titles}
 
 
+def definitions(path: Path) -> set[str]:
+    "The anchors of the documented names of a notebook."
+    text = '\n'.join(''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'])
+    return {name.lower() for name in re.findall(r'^(?:def|class) (\w+)', text, re.M)}
+
+
 def test_internal_links_resolve(staged):
     broken = []
     for path, cell in cells(staged):
@@ -59,8 +65,9 @@ def test_internal_links_resolve(staged):
             if re.match(r'(https?:|mailto:|data:)', target): continue
             name, _, anchor = target.partition('#')
             file = staged / (name or path.name)
+            if file.suffix == '.html': file = file.with_suffix('.ipynb')  # nbdev's links from names to their definitions
             if not file.is_file(): broken.append(f'{path.name}: {target}')
-            elif anchor and file.suffix == '.ipynb' and anchor not in headings(file): broken.append(f'{path.name}: {target}')
+            elif anchor and file.suffix == '.ipynb' and anchor not in headings(file) | definitions(file): broken.append(f'{path.name}: {target}')
     assert not broken, broken
 
 
