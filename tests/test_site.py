@@ -67,7 +67,8 @@ def test_internal_links_resolve(staged):
             file = staged / (name or path.name)
             if file.suffix == '.html': file = file.with_suffix('.ipynb')  # nbdev's links from names to their definitions
             if not file.is_file(): broken.append(f'{path.name}: {target}')
-            elif anchor and file.suffix == '.ipynb' and anchor not in headings(file) | definitions(root / 'nbs' / file.name): broken.append(f'{path.name}: {target}')
+            elif anchor and file.suffix == '.ipynb' and anchor not in headings(file) | definitions(root / 'nbs' / file.name):
+                broken.append(f'{path.name}: {target}')
     assert not broken, broken
 
 
