@@ -7,7 +7,8 @@ __all__ = ['WINDOW', 'HOP', 'OCTAVES', 'WAVEFORM_LAYERS', 'FEATURE_LAYERS', 'Aug
            'active_power', 'mix_noise', 'default_noise', 'noise_windows', 'AddNoise', 'fast_length', 'resize',
            'spectrum', 'resample', 'change_speed', 'by_choice', 'RandomSpeed', 'stretch', 'change_pitch', 'RandomPitch',
            'equalise', 'RandomFilter', 'room_responses', 'reverberate', 'Reverb', 'hide', 'SpecAugment', 'warp_places',
-           'warp_frequencies', 'FrequencyWarp', 'mix_pairs', 'Mixup', 'Augmenter', 'augmenter']
+           'warp_frequencies', 'FrequencyWarp', 'warp_time', 'RandomTempo', 'RandomColour', 'mix_pairs', 'Mixup',
+           'Augmenter', 'augmenter']
 
 # %% ../nbs/32_augment.ipynb #3adc52b8
 import inspect
@@ -519,6 +520,58 @@ class FrequencyWarp(Augmentation):
         factors = self.uniform([tf.shape(batch)[0]], *self.limits)
         return warp_frequencies(batch, warp_places(self.centres(batch.shape[2]), factors))
 
+# %% ../nbs/32_augment.ipynb #1d57140a
+def warp_time(
+    features: tf.Tensor,   # (batch, frames, bins)
+    places: tf.Tensor,     # (batch, new_frames) where each new frame is read, in frames
+) -> tf.Tensor:            # (batch, new_frames, bins)
+    "Features read at other times, with straight lines between the frames; beyond the ends, the first and last frame."
+    frames = tf.range(features.shape[1], dtype=tf.float32)
+    places = tf.clip_by_value(places, 0.0, features.shape[1] - 1.0)
+    return tf.matmul(tf.nn.relu(1 - tf.abs(places[:, :, None] - frames)), features)
+
+
+@keras.saving.register_keras_serializable('kwspot')
+class RandomTempo(Augmentation):
+    "Say each clip's features faster or slower around the middle, at the same pitch, and earlier or later."
+    def __init__(
+        self,
+        low: float = 0.8,         # slowest
+        high: float = 1.25,       # fastest
+        *,
+        max_shift: float = 0.0,   # either way, frames
+        **kwargs,                 # seed, probability
+    ):
+        super().__init__(options={'low': low, 'high': high, 'max_shift': max_shift}, **kwargs)
+        if not 0 < low <= high:
+            raise ValueError(f'RandomTempo: factors from {low} to {high}; give two above 0, the lower first')
+        self.logs, self.max_shift = (math.log(low), math.log(high)), max_shift
+
+    def augment(self, batch):
+        shape, middle = [tf.shape(batch)[0], 1], (batch.shape[1] - 1) / 2
+        factors, offsets = tf.exp(self.uniform(shape, *self.logs)), self.uniform(shape, -self.max_shift, self.max_shift)
+        return warp_time(batch, (tf.range(batch.shape[1], dtype=tf.float32) - middle - offsets) * factors + middle)
+
+# %% ../nbs/32_augment.ipynb #1b13a63e
+@keras.saving.register_keras_serializable('kwspot')
+class RandomColour(Augmentation):
+    "Add a smooth random curve over the bands to each clip's log features, as another microphone would."
+    def __init__(
+        self,
+        db: float = 3.0,       # standard deviation of the slowest cosine, dB of power
+        *,
+        cosines: int = 5,      # of half a period over the bands, a whole one, ...; the k-th has `db` / sqrt(k)
+        **kwargs,              # seed, probability
+    ):
+        super().__init__(options={'db': db, 'cosines': cosines}, **kwargs)
+        self.db, self.cosines = db, cosines
+
+    def augment(self, batch):
+        n_bins, order = batch.shape[2], np.arange(1, self.cosines + 1)[:, None]
+        curves = np.cos(np.pi * order * (np.arange(n_bins) + 0.5) / n_bins) / np.sqrt(order) * self.db * math.log(10) / 10
+        sizes = keras.random.normal([tf.shape(batch)[0], self.cosines], seed=self.random_state)
+        return batch + tf.matmul(sizes, curves.astype(np.float32))[:, None]
+
 # %% ../nbs/32_augment.ipynb #5d9887e7
 def mix_pairs(
     batch: tf.Tensor,    # (batch, ...)
@@ -554,7 +607,7 @@ class Mixup(Augmentation):
 # %% ../nbs/32_augment.ipynb #991c6edc
 WAVEFORM_LAYERS = {'speed': RandomSpeed, 'pitch': RandomPitch, 'shift': RandomShift, 'filter': RandomFilter, 'reverb': Reverb,
                    'noise': AddNoise, 'gain': RandomGain}
-FEATURE_LAYERS = {'warp': FrequencyWarp, 'masks': SpecAugment}
+FEATURE_LAYERS = {'tempo': RandomTempo, 'warp': FrequencyWarp, 'colour': RandomColour, 'masks': SpecAugment}
 
 
 @keras.saving.register_keras_serializable('kwspot')

@@ -7,7 +7,7 @@ __all__ = ['cut_frames', 'power_fft', 'power_folded', 'Frontend', 'LogSpectrogra
 
 # %% ../nbs/31_frontend.ipynb #6036ebd3
 from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
-import inspect, math
+import inspect
 import keras
 import numpy as np
 from keras import ops
@@ -21,13 +21,13 @@ def cut_frames(
 ): # (batch, n_frames, window) tensor: the part of each frame under the window
     "The frames of a batch of waveforms, without the zeros that pad the window to the frame."
     window, step, start = lengths.window, lengths.step, (lengths.frame - lengths.window) // 2
-    piece = math.gcd(window, step)
-    if window // piece > 16:
-        return ops.take(waveform, start + step * np.arange(n_frames)[:, None] + np.arange(window), axis=1)
-    every, n_rows = step // piece, (n_frames - 1) * (step // piece) + 1
-    n_pieces = n_rows - 1 + window // piece
-    pieces = ops.reshape(waveform[:, start:start + n_pieces * piece], (-1, n_pieces, piece))
-    return ops.concatenate([pieces[:, i:i + n_rows:every] for i in range(window // piece)], axis=-1)
+    n_parts = -(-window // step)
+    n_blocks = n_frames + n_parts - 1
+    end = start + n_blocks * step
+    missing = max(end - waveform.shape[1], 0)
+    if missing: waveform = ops.pad(waveform, [[0, 0], [0, missing]])
+    blocks = ops.reshape(waveform[:, start:end], (-1, n_blocks, step))
+    return ops.concatenate([blocks[:, i:i + n_frames, :window - i * step] for i in range(n_parts)], axis=-1)
 
 # %% ../nbs/31_frontend.ipynb #9775f6dc
 def power_fft(

@@ -41,7 +41,7 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {}
 
 # %% ../nbs/40_modelling.ipynb #7a8d62ed
-FAMILIES = ('tcresnet', 'dscnn', 'matchboxnet', 'bcresnet', 'kwt')
+FAMILIES = ('tcresnet', 'dscnn', 'matchboxnet', 'bcresnet', 'kwt', 'kwspotnet')
 
 
 def load_families() -> None:

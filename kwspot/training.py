@@ -680,6 +680,7 @@ def load_model(
 ) -> keras.Model:
     "The model of a run; `TrainingError` if it is missing, damaged or has another number of outputs."
     if not file.is_file(): raise TrainingError(f'{file.parent}: the training is not finished; run the same training again to go on')
+    modelling.load_families()  # which registers the layers that a model may hold
     try: model = keras.models.load_model(file, compile=False)
     except Exception as error: raise TrainingError(f'{file}: cannot be loaded ({type(error).__name__}); train again') from None
     if model.output_shape[-1] != len(labels):
