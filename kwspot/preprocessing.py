@@ -109,9 +109,9 @@ class Task:
     def label(self,
         word:str, # a folder of a corpus
     )->str|None: # None where the task has no class for it
-        "The class of a word; noise recordings, and a folder named silence, are silence."
+        "The class of a word; noise recordings, and a folder named silence or, as in the official test archives, _silence_, are silence."
         if word in self.words: return word
-        if word in (NOISE, 'silence') and self.silence: return 'silence'
+        if word in (NOISE, 'silence', '_silence_') and self.silence: return 'silence'
         return 'unknown' if self.unknown and word != NOISE else None
 
 # %% ../nbs/30_preprocessing.ipynb #7c6603be

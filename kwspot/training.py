@@ -10,8 +10,8 @@ __all__ = ['MODERN', 'RECIPES', 'RUN_FORMAT', 'TrainingError', 'TrainingWarning'
            'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'training_step', 'validation_step',
            'validate', 'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same',
            'refuse_writing', 'open_folder', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'teach',
-           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'learn', 'write_history', 'finish', 'describe', 'finished',
-           'train', 'train_teachers', 'begin_or_go_on', 'train_seeds']
+           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
+           'describe', 'finished', 'train', 'train_teachers', 'begin_or_go_on', 'train_seeds', 'speaker_folds']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
@@ -131,8 +131,8 @@ RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
     'quick': Recipe('quick', model='kwspot-s', epochs=45, **MODERN),
-    'best': Recipe('best', model='kwspot-l', epochs=100, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
-                   teacher={'epochs': 60, 'label_smoothing': 0.1}),
+    'best': Recipe('best', model='kwspot-l', epochs=75, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
+                   teacher={'epochs': 45, 'label_smoothing': 0.1}),
 }
 
 
@@ -804,6 +804,18 @@ def watcher(
     show = sys.stderr.isatty() if progress is None else progress
     return (lambda line: say_epoch(line, epochs)) if show else (lambda line: None)
 
+# %% ../nbs/50_training.ipynb #662245ba
+def tensorboard(
+    folder: str | Path,      # where TensorBoard looks
+) -> Callable:               # for `progress` of `train`
+    "A watcher that writes loss, accuracy and learning rate of each epoch for TensorBoard."
+    writer = tf.summary.create_file_writer(str(folder))
+    def write(line):
+        with writer.as_default(step=line['epoch']):
+            for name in set(line) - {'epoch'}: tf.summary.scalar(name, line[name])
+        writer.flush()
+    return write
+
 # %% ../nbs/50_training.ipynb #7e38f738
 def learn(
     learner: Learner,  # what learns
@@ -971,3 +983,20 @@ def train_seeds(
     runs = {seed: train(corpus, Path(out) / f'seed-{seed}', seed=seed, **options) for seed in seeds}
     columns = ['epoch', 'valid_accuracy', 'valid_recall', 'valid_loss']
     return pd.DataFrame({seed: run.info['metrics'] for seed, run in runs.items()}).T[columns].rename_axis('seed')
+
+# %% ../nbs/50_training.ipynb #14e13a3b
+def speaker_folds(
+    index: pd.DataFrame,       # of the corpus
+    *,
+    n_folds: int = 3,          # each training speaker is left out in one of them
+    seed: int = 0,             # of the draw
+) -> list[pd.DataFrame]:       # an index a fold: its speakers are `valid`, the other training speakers `train`, all else `test`
+    "The training speakers in folds; noise recordings keep their splits. `TrainingError` with fewer speakers than folds."
+    learnt = (index['split'] == 'train') & (index['word'] != NOISE)
+    names = np.sort(index.loc[learnt, 'speaker'].unique())
+    if not 2 <= n_folds <= len(names):
+        raise TrainingError(f'{n_folds} folds of {len(names)} training speakers; choose from 2 to {len(names)}')
+    fold_of = dict(zip(np.random.default_rng(seed).permutation(names), np.arange(len(names)) % n_folds))
+    folds = index['speaker'].map(fold_of).where(learnt)
+    spoken = index['word'] != NOISE
+    return [index.assign(split=index['split'].mask(spoken, 'test').mask(learnt, 'train').mask(folds == fold, 'valid')) for fold in range(n_folds)]
