@@ -7,17 +7,19 @@ __all__ = ['MODERN', 'RECIPES', 'RUN_FORMAT', 'TrainingError', 'TrainingWarning'
            'teacher_recipe', 'learning_rate', 'endless_shuffle', 'plan_epoch', 'pack_place', 'packed_corpus', 'Lesson',
            'make_lesson', 'check_lesson', 'read_batch', 'batch_places', 'epoch_batches', 'training_noise',
            'input_pipeline', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser', 'without_frontend',
-           'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'training_step', 'validation_step',
-           'validate', 'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same',
-           'refuse_writing', 'open_folder', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'teach',
-           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
-           'describe', 'finished', 'train', 'train_teachers', 'begin_or_go_on', 'train_seeds', 'speaker_folds']
+           'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'hearing', 'training_step',
+           'validation_step', 'validate', 'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat',
+           'check_same', 'refuse_writing', 'open_folder', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run',
+           'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
+           'write_history', 'finish', 'describe', 'finished', 'train', 'train_teachers', 'begin_or_go_on',
+           'train_seeds', 'speaker_folds']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -26,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -131,8 +134,8 @@ RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
     'quick': Recipe('quick', model='kwspot-s', epochs=45, **MODERN),
-    'best': Recipe('best', model='kwspot-l', epochs=75, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
-                   teacher={'epochs': 45, 'label_smoothing': 0.1}),
+    'best': Recipe('best', model='kwspot-l', epochs=60, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
+                   teacher={'epochs': 40, 'label_smoothing': 0.1}),
 }
 
 
@@ -494,17 +497,28 @@ def ask_teachers(
     return (1 - share) * wanted + share * tf.cast(answers, wanted.dtype)
 
 
-def training_step(
+def hearing(
     learner: Learner,  # what learns
     n_samples: int, # of a clip
-) -> Callable:      # (audio, classes, learning rate) -> (loss, clips that were right)
+) -> Callable:      # (audio, classes) -> (features, wanted answers, classes)
+    "What comes before the network, as a TensorFlow function: augmentation, frontend, teachers."
+    signature = [tf.TensorSpec((None, n_samples), tf.int16), tf.TensorSpec((None,), tf.int32)]
+    @tf.function(autograph=False, input_signature=signature)
+    def hear(audio, classes):
+        features, wanted = heard(learner, audio, tf.one_hot(classes, len(learner.labels)), training=True)
+        return features, ask_teachers(learner, features, wanted), classes
+    return hear.get_concrete_function()
+
+
+def training_step(
+    learner: Learner,  # what learns
+) -> Callable:      # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
     "The step of training as a TensorFlow function that changes the learner."
     network, optimiser = learner.network, learner.optimiser
-    signature = [tf.TensorSpec((None, n_samples), tf.int16), tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.float32)]
+    shapes = (network.input_shape, network.output_shape, (None,), ())
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in zip(shapes, (tf.float32, tf.float32, tf.int32, tf.float32))]
     @tf.function(autograph=False, input_signature=signature)
-    def step(audio, classes, rate):
-        features, wanted = heard(learner, audio, tf.one_hot(classes, len(learner.labels)), training=True)
-        wanted = ask_teachers(learner, features, wanted)
+    def step(features, wanted, classes, rate):
         with tf.GradientTape() as tape:
             probabilities = network(features, training=True)
             loss = tf.add_n([loss_of(learner.recipe, wanted, probabilities), *network.losses])
@@ -742,8 +756,24 @@ def load_run(
     return Run(Path(folder), read_info(folder))
 
 # %% ../nbs/50_training.ipynb #a20acd17
+def heard_ahead(
+    hear: Callable,    # of `hearing`
+    batches: Iterator, # of (epoch, audio, classes)
+    n_steps: int,      # of an epoch
+) -> Iterator[tuple]:  # (features, wanted answers, classes) of each batch
+    "The batches of an epoch, each prepared in a thread while its user is busy with the one before; none of the next epoch."
+    def prepare(): return hear(*next(batches)[1:])
+    with ThreadPoolExecutor(1) as helper:
+        following = helper.submit(prepare)
+        for number in range(n_steps):
+            ready = following.result()
+            if number + 1 < n_steps: following = helper.submit(prepare)
+            yield ready
+
+
 def teach(
     learner: Learner,  # what learns
+    hear: Callable,    # of `hearing`
     step: Callable,    # of `training_step`
     batches: Iterator, # of (epoch, audio, classes)
     *,
@@ -752,14 +782,13 @@ def teach(
 ) -> dict:             # loss, accuracy, learning_rate
     "Go through one epoch; the learner changes. `TrainingError` when the loss is no longer a number."
     losses, right, total = [], 0, 0
-    for number in range(epoch * n_steps, (epoch + 1) * n_steps):
-        _, audio, classes = next(batches)
-        rate = learning_rate(learner.recipe, number, learner.recipe.epochs * n_steps)
-        loss, n_right = step(audio, classes, tf.constant(rate, tf.float32))
+    for number, batch in enumerate(heard_ahead(hear, batches, n_steps)):
+        rate = learning_rate(learner.recipe, epoch * n_steps + number, learner.recipe.epochs * n_steps)
+        loss, n_right = step(*batch, tf.constant(rate, tf.float32))
         losses.append(float(loss))
-        right, total = right + int(n_right), total + len(classes)
+        right, total = right + int(n_right), total + len(batch[-1])
         if not math.isfinite(losses[-1]):
-            raise TrainingError(f'the loss is no longer a number in epoch {epoch + 1}, step {number - epoch * n_steps + 1}; '
+            raise TrainingError(f'the loss is no longer a number in epoch {epoch + 1}, step {number + 1}; '
                                 f'lower the learning rate ({learner.recipe.learning_rate:g}) or set clip_norm')
     if not learner.recipe.ema: learner.judged.set_weights(learner.network.get_weights())
     return {'loss': float(np.mean(losses)), 'accuracy': right / total, 'learning_rate': rate}
@@ -808,7 +837,9 @@ def watcher(
 def tensorboard(
     folder: str | Path,      # where TensorBoard looks
 ) -> Callable:               # for `progress` of `train`
-    "A watcher that writes loss, accuracy and learning rate of each epoch for TensorBoard."
+    "A watcher that writes loss, accuracy and learning rate of each epoch for TensorBoard. `TrainingError` where it is not installed."
+    if importlib.util.find_spec('tensorboard') is None:
+        raise TrainingError('TensorBoard is not installed; install it with pip install "kwspot[tensorboard]"')
     writer = tf.summary.create_file_writer(str(folder))
     def write(line):
         with writer.as_default(step=line['epoch']):
@@ -829,12 +860,13 @@ def learn(
     recipe, file, n_samples = learner.recipe, out / 'checkpoint' / 'state.npz', lesson.packed.n_samples
     best, progress = load_checkpoint(file, learner) if file.is_file() else (learner.judged.get_weights(), {'history': [], 'seconds': []})
     history, seconds = progress['history'], progress['seconds']
-    step, judge = training_step(learner, n_samples), validation_step(learner, n_samples)
+    hear, step, judge = hearing(learner, n_samples), training_step(learner), validation_step(learner, n_samples)
     batches = iter(input_pipeline(lesson, recipe, seed=seed, first=len(history)))
     n_steps = len(batch_places(lesson, recipe, seed=seed, epoch=0)[2])
     while not is_over(history, recipe):
         start = time.perf_counter()
-        line = {'epoch': len(history) + 1, **teach(learner, step, batches, epoch=len(history), n_steps=n_steps), **validate(judge, lesson)}
+        taught = teach(learner, hear, step, batches, epoch=len(history), n_steps=n_steps)
+        line = {'epoch': len(history) + 1, **taught, **validate(judge, lesson)}
         if not math.isfinite(line['valid_loss']):
             raise TrainingError(f'the weights are no longer numbers after epoch {line["epoch"]}; lower the learning rate')
         history.append(line)
@@ -949,8 +981,9 @@ def train_teachers(
     **settings,                    # task, sample rate, length of a clip
 ) -> list[keras.Model]:            # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
-    settings = {'task': settings['task'], 'recipe': teacher_recipe(recipe), 'progress': progress} if recipe.teachers else {}
-    return [train(packed, out / 'teachers' / str(number), seed=seed + number, **settings).model for number in range(1, recipe.teachers + 1)]
+    if not recipe.teachers: return []
+    how = {'task': settings['task'], 'recipe': teacher_recipe(recipe), 'progress': progress}
+    return [train(packed, out / 'teachers' / str(number), seed=seed + number, **how).model for number in range(1, recipe.teachers + 1)]
 
 
 def begin_or_go_on(
@@ -999,4 +1032,5 @@ def speaker_folds(
     fold_of = dict(zip(np.random.default_rng(seed).permutation(names), np.arange(len(names)) % n_folds))
     folds = index['speaker'].map(fold_of).where(learnt)
     spoken = index['word'] != NOISE
-    return [index.assign(split=index['split'].mask(spoken, 'test').mask(learnt, 'train').mask(folds == fold, 'valid')) for fold in range(n_folds)]
+    mine = index['split'].mask(spoken, 'test').mask(learnt, 'train')
+    return [index.assign(split=mine.mask(folds == fold, 'valid')) for fold in range(n_folds)]
