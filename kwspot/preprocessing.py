@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+import numba
 import numpy as np
 import pandas as pd
+from numba import types
 from scipy import signal
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint, read_clip, read_header, track
 from .exploration import log_specgram
@@ -186,19 +188,39 @@ _HEADER = struct.Struct('<8sIHHIIHH4s') # bytes 8 to 40 of a canonical WAV heade
 def _header_of(sample_rate):
     return _HEADER.pack(b'WAVEfmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b'data')
 
-def _read_canonical(path, row, head, header):
-    "Samples read into the middle of `row`, 0 if the file needs the slow road; and (bytes, time of change) when it was opened."
-    with io.FileIO(path) as file:
-        stat = os.fstat(file.fileno())
-        n_read = os.readv(file.fileno(), (head, row)) if hasattr(os, 'readv') else file.readinto(head) + file.readinto(row)
-    n = int.from_bytes(head[40:], 'little') // 2
-    if head[:4] != b'RIFF' or head[8:40] != header or n > row.size or n_read < 44 + 2 * n: n = 0
-    if 0 < n < row.size:
-        front = (row.size - n) // 2
-        row[front:front + n] = row[:n]
-        row[:front] = 0
-        row[front + n:] = 0
-    return n, (stat.st_size, stat.st_mtime_ns)
+if os.name == 'posix':
+    _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC # a named pipe must not hold us up
+    _open = types.ExternalFunction('open', types.int32(types.voidptr, types.int32))
+    _read = types.ExternalFunction('read', types.intp(types.int32, types.voidptr, types.uintp))
+    _close = types.ExternalFunction('close', types.int32(types.int32))
+
+    @numba.njit(nogil=True, cache='__file__' in globals())
+    def _read_files(names, starts, heads, rows, n_read):
+        "The first 44 bytes of files into `heads`, what follows into `rows`, as far as they reach; the bytes that were read, -1 for none."
+        for i in range(starts.size):
+            handle = _open(names[starts[i]:].ctypes, _FLAGS)
+            n_read[i] = -1 if handle < 0 else _read(handle, heads[i].ctypes, heads.shape[1])
+            if n_read[i] == heads.shape[1]: n_read[i] += max(_read(handle, rows[i].ctypes, 2 * rows.shape[1]), 0)
+            if handle >= 0: _close(handle)
+else:
+    def _read_files(names, starts, heads, rows, n_read): n_read[:] = -1
+
+
+def _read_canonical(paths, rows, header):
+    "Canonical files read into the middle of rows of zeros; the samples of each, 0 where a file needs the slow road."
+    names = [os.fsencode(path) + b'\0' for path in paths]
+    heads, n_read = np.zeros((len(names), 44), np.uint8), np.empty(len(names), np.int64)
+    starts = np.cumsum([0, *map(len, names[:-1])])
+    _read_files(np.frombuffer(b''.join(names), np.uint8), starts, heads, rows, n_read)
+    n = heads[:, 40:].copy().view('<u4')[:, 0].astype(np.int64) // 2
+    known = np.frombuffer(b'RIFF' + header, np.uint8)
+    n[(heads[:, [*range(4), *range(8, 40)]] != known).any(1) | (n > rows.shape[1]) | (n_read < 44 + 2 * n)] = 0
+    for i in np.flatnonzero((n > 0) & (n < rows.shape[1])):
+        front = (rows.shape[1] - n[i]) // 2
+        rows[i, front:front + n[i]] = rows[i, :n[i]]
+        rows[i, :front] = 0
+        rows[i, front + n[i]:] = 0
+    return n.tolist()
 
 # %% ../nbs/30_preprocessing.ipynb #78aea84f
 def _read_slowly(path, row, sample_rate):
@@ -209,17 +231,28 @@ def _read_slowly(path, row, sample_rate):
     row[:] = pad_audio(chop_audio(clip, n_samples=row.size), n_samples=row.size)
     return header.n_samples
 
-def _fill_row(path, row, head, header, sample_rate, n_expected):
-    "Put a file into a row; the file's (bytes, time of change) and what is wrong with it: '' and the row is sound, else it is zeros."
-    stat = (-1, -1)
+def _fill_row(path, row, n, sample_rate, n_expected):
+    "What is wrong with a file of which `n` samples are in the row, '' for nothing; the slow road where `n` is 0. An unsound row is zeros."
     try:
-        n, stat = _read_canonical(path, row, head, header)
         n = n or _read_slowly(path, row, sample_rate)
         problem = '' if n == n_expected else f'changed since it was indexed: {n} samples, the index says {n_expected}'
     except OSError as error: problem = (error.strerror or str(error)).lower()
     except ClipError as error: problem = str(error).removeprefix(f'{path}: ')
     if problem: row[:] = 0
-    return *stat, problem
+    return problem
+
+def _state(path):
+    "(bytes, time of change) of a file, (-1, -1) where there is none."
+    try: stat = os.stat(path)
+    except OSError: return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+def _fill_rows(paths, rows, sample_rate, expected):
+    "Put files into rows; of each (bytes, time of change) before it was read, and what is wrong with it."
+    states = [_state(path) for path in paths]
+    lengths = _read_canonical(paths, rows, _header_of(sample_rate))
+    problems = [_fill_row(path, row, n, sample_rate, wanted) for path, row, n, wanted in zip(paths, rows, lengths, expected)]
+    return [(*state, problem) for state, problem in zip(states, problems)]
 
 # %% ../nbs/30_preprocessing.ipynb #89fa30d4
 _BLOCK, _BUFFER = 512, 32 # rows of one piece of work; rows written at once, 1 MB of one-second clips
@@ -230,21 +263,28 @@ def _npy_header(shape):
     np.lib.format.write_array_header_1_0(header, {'descr': '<i2', 'fortran_order': False, 'shape': shape})
     return header.getvalue()
 
+def _fill_buffer(first, paths, expected, known, old, rows, sample_rate):
+    "Rows from number `first` on, from recordings or, where `known`, from the older pack; `_fill_rows`' facts."
+    if not known: return _fill_rows(paths, rows, sample_rate, expected)
+    facts = []
+    for number, (path, n_expected) in enumerate(zip(paths, expected)):
+        was, row = known.get(first + number), rows[number:number + 1]
+        if was: old.read([was[0]], out=row)
+        facts += [(*was[1:], '')] if was else _fill_rows([path], row, sample_rate, [n_expected])
+    return facts
+
 def _fill_block(start, clips, known, old, path, sample_rate, n_samples):
-    "Rows `start` to `start + _BLOCK` of the file at `path`, from recordings or, where `known`, from the older pack; `_fill_row`'s facts."
-    facts, head, header, offset = [], bytearray(44), _header_of(sample_rate), len(_npy_header((len(clips), n_samples)))
-    block = clips.iloc[start:start + _BLOCK]
+    "Rows `start` to `start + _BLOCK` of the file at `path`; what `_fill_buffer` says of them."
+    facts, offset = [], len(_npy_header((len(clips), n_samples)))
+    paths, expected = (clips[column].iloc[start:start + _BLOCK].tolist() for column in ('path', 'n_samples'))
     rows = np.empty((_BUFFER, n_samples), '<i2')
     with open(path, 'r+b') as file:
         file.seek(offset + start * rows[0].nbytes)
-        for n_done, (source, n_expected) in enumerate(zip(block['path'], block['n_samples'])):
-            row = rows[n_done % _BUFFER]
-            was = known.get(start + n_done)
-            if was is None: facts.append(_fill_row(source, row, head, header, sample_rate, n_expected))
-            else:
-                old.read([was[0]], out=row[None])
-                facts.append((*was[1:], ''))
-            if (n_done + 1) % _BUFFER == 0 or n_done + 1 == len(block): file.write(rows[:n_done % _BUFFER + 1].data)
+        for at in range(0, len(paths), _BUFFER):
+            part = slice(at, min(at + _BUFFER, len(paths)))
+            some = rows[:part.stop - at]
+            facts += _fill_buffer(start + at, paths[part], expected[part], known, old, some, sample_rate)
+            file.write(some.data)
     return facts
 
 # %% ../nbs/30_preprocessing.ipynb #cf287724
@@ -253,7 +293,7 @@ def n_cores()->int: # 1 or more
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def _write_audio(clips, known, old, path, sample_rate, n_samples, n_workers, progress):
-    "Write all clips to the file at `path`; a table of what `_fill_row` found, a row a clip."
+    "Write all clips to the file at `path`; a table of what `_fill_rows` found, a row a clip."
     columns = ['bytes', 'changed_ns', 'problem']
     if old is not None and [was[0] for was in known.values()] == list(range(len(clips))) == list(range(len(old))):
         with suppress(OSError): # nothing new to read: one more name for the same audio, where the file system has that
