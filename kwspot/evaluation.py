@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['count_confusion', 'class_table', 'macro_f1', 'top_confusions', 'wilson', 'expanded_tail', 'resamples',
-           'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'score', 'plot_confusion',
-           'run_task', 'select_clips', 'predictions', 'evaluate']
+           'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'plot_speakers', 'score',
+           'plot_confusion', 'run_labels', 'run_task', 'select_clips', 'predictions', 'score_predictions',
+           'class_numbers', 'evaluate', 'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'listen']
 
 # %% ../nbs/60_evaluation.ipynb #25e4d756
+import base64
+import html
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -17,8 +20,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtrit
 from . import corpus as corpora
-from .corpus import NOISE, CorpusError, CorpusWarning
-from .preprocessing import Packed, Task, pack, silence_clips
+from .corpus import NOISE, CorpusError, CorpusWarning, read_clip
+from .exploration import wav_bytes
+from .preprocessing import Packed, Task, chop_audio, pack, pad_audio, silence_clips
 
 # %% ../nbs/60_evaluation.ipynb #d0cfae1d
 def count_confusion(
@@ -194,6 +198,29 @@ def speaker_table(
     result['low'], result['high'] = np.array(ends).reshape(-1, 2).T
     return result.sort_values(['accuracy', 'n_clips'], ascending=[True, False], kind='stable')
 
+# %% ../nbs/60_evaluation.ipynb #ce609947
+def plot_speakers(
+    table:pd.DataFrame, # of `speaker_table`
+    *,
+    n:int=30, # at most so many, the worst
+    title:str='', # above the figure
+): # matplotlib Figure
+    "Accuracy of the worst speakers, with intervals, beside the accuracy of all."
+    import matplotlib.pyplot as plt
+    shown, rows = 100 * table[['accuracy', 'low', 'high']].head(n), np.arange(min(n, len(table)))
+    figure, axes = plt.subplots(figsize=(6, 1.3 + .2 * len(shown)), dpi=72, layout='constrained')
+    whole = 100 * np.average(table['accuracy'], weights=table['n_clips'])
+    axes.axvline(whole, color='#777777', linestyle='--', linewidth=1, label=f'all {len(table)} speakers: {whole:.1f} %')
+    axes.hlines(rows, shown['low'], shown['high'], color='#56b4e9', linewidth=2, label='95 % interval (Wilson)')
+    axes.plot(shown['accuracy'], rows, 'o', color='#0072b2', markersize=5)
+    labels = [f'{speaker} ({clips})' for speaker, clips in zip(shown.index, table['n_clips'])]
+    axes.set_yticks(rows, labels, fontsize=8)
+    axes.set(title=title, xlabel='accuracy (%)', ylabel='speaker (clips)', xlim=(min(90, *shown['low'] // 10 * 10), 101),
+             ylim=(len(shown) - .4, -.6))
+    axes.legend(fontsize=8, loc='lower left')
+    plt.close(figure)
+    return figure
+
 # %% ../nbs/60_evaluation.ipynb #33c29a9d
 def _intervals(targets, predicted, n_classes, speakers, seed, n_boot):
     "Bootstrap intervals over speakers of accuracy and macro-F1, from the same resamples."
@@ -249,7 +276,7 @@ def score(
             'n_clips': len(targets), 'n_speakers': n_speakers, 'labels': list(map(str, labels)),
             'per_class': {label: {**row, 'n': int(row['n'])} for label, row in table.to_dict('index').items()},
             'confusion': confusion.tolist(), 'top_confusions': top_confusions(confusion, labels).to_dict('records'),
-            'worst_speakers': worst[['speaker', 'n_clips', 'accuracy']].to_dict('records')}
+            'worst_speakers': worst.to_dict('records')}
 
 # %% ../nbs/60_evaluation.ipynb #74db947a
 def plot_confusion(
@@ -276,11 +303,29 @@ def plot_confusion(
     return figure
 
 # %% ../nbs/60_evaluation.ipynb #ce7dcebd
+def _some(words):
+    "A few words as text."
+    return ', '.join(list(words)[:8]) + (', ...' if len(words) > 8 else '')
+
+
+def run_labels(
+    run: object, # a training.Run, or anything with `labels`
+)->tuple[str, ...]: # as many as the model has outputs
+    "The labels of a run. `CorpusError` when it has none or one twice."
+    try: labels = tuple(map(str, run.labels))
+    except (AttributeError, KeyError, TypeError): labels = ()
+    where = getattr(run, 'folder', 'the run')
+    if not labels: raise CorpusError(f'{where}: names no labels, so nobody knows what its outputs mean; restore run.json or train again')
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice: raise CorpusError(f'{where}: names a label twice ({_some(twice)})')
+    return labels
+
+# %% ../nbs/60_evaluation.ipynb #040ea6f4
 def run_task(
     run: object, # a training.Run, or anything with `labels` and `info`
 )->Task:
     "The task of a run, from its labels."
-    labels, spec = tuple(run.labels), run.info.get('task', 'words')
+    labels, spec = run_labels(run), run.info.get('task', 'words')
     if spec == 'words': return Task(spec, labels)
     words = tuple(label for label in labels if label not in ('unknown', 'silence'))
     return Task(spec, words, unknown='unknown' in labels, silence='silence' in labels)
@@ -309,10 +354,6 @@ def select_clips(
         warnings.warn(f'{len(lost)} clips left out: the run has no class for {words}', CorpusWarning, stacklevel=3)
     return chosen[chosen['label'].notna()]
 
-def _some(words):
-    "A few words as text."
-    return ', '.join(list(words)[:8]) + (', ...' if len(words) > 8 else '')
-
 # %% ../nbs/60_evaluation.ipynb #dd2efdc5
 def _fresh_packs(run, chosen, noise, block):
     "A pack for each block of clips, in a temporary folder; the first holds the noise too."
@@ -340,6 +381,18 @@ def _predict(run, clips, batch_size):
     "Probabilities of int16 clips, by the run's own `predict` or its Keras model."
     if hasattr(run, 'predict'): return np.asarray(run.predict(clips, batch_size=batch_size))
     return np.asarray(run.model.predict(clips.astype(np.float32) / 32768, batch_size=batch_size, verbose=0))
+
+# %% ../nbs/60_evaluation.ipynb #c817bcdc
+def _check_outputs(run, probabilities):
+    "`CorpusError` unless there is a finite probability for each label."
+    where, n_labels = getattr(run, 'folder', 'the run'), len(run_labels(run))
+    if probabilities.ndim != 2 or probabilities.shape[1] != n_labels:
+        raise CorpusError(f'{where}: the model has {probabilities.shape[-1]} outputs for {n_labels} labels; '
+                          'restore the file that belongs to run.json')
+    if not np.isfinite(probabilities).all():
+        n_bad = int((~np.isfinite(probabilities)).any(1).sum())
+        raise CorpusError(f'{where}: the model answers {n_bad} of {len(probabilities)} clips with NaN or infinity; '
+                          'its weights are damaged, train again')
 
 # %% ../nbs/60_evaluation.ipynb #a30c93d4
 def _n_silence(run, chosen):
@@ -376,9 +429,35 @@ def predictions(
     parts += [_predict(run, silence[at:at + batch_size], batch_size) for at in range(0, len(silence), batch_size)]
     quiet = pd.DataFrame({'path': '', 'word': NOISE, 'speaker': '', 'split': split, 'label': 'silence'}, index=range(len(silence)))
     table, probabilities = pd.concat([table, quiet], ignore_index=True), np.concatenate(parts)
+    _check_outputs(run, probabilities)
     return table.assign(predicted=np.array(run.labels, dtype=object)[probabilities.argmax(1)]), probabilities
 
 # %% ../nbs/60_evaluation.ipynb #641363ea
+def score_predictions(
+    run: object, # a training.Run, or anything with `labels` and `info`
+    table:pd.DataFrame, # of `predictions`
+    probabilities:np.ndarray, # (n_clips, n_classes) of `predictions`
+    *,
+    seed:int=0, # of the bootstrap
+    n_boot:int=2000, # resamples of the bootstrap
+)->dict:
+    "The figures of `score` for what a run heard, and `task` and `n_silence`."
+    targets = class_numbers(table['label'], run_labels(run))
+    scores = score(probabilities, targets, run_labels(run), table['speaker'].to_numpy(dtype=object), seed=seed, n_boot=n_boot)
+    return {**scores, 'task': run.info.get('task', 'words'), 'n_silence': int((table['path'] == '').sum())}
+
+# %% ../nbs/60_evaluation.ipynb #2d863e63
+def class_numbers(
+    names:pd.Series, # (n,) labels
+    labels:tuple[str, ...], # (n_classes,) in the order of the model's outputs
+)->np.ndarray: # (n,) int64
+    "The number of each label. `CorpusError` for one that the run does not have."
+    numbers = names.map({label: i for i, label in enumerate(labels)})
+    strange = sorted(set(names[numbers.isna()].astype(str)))
+    if strange: raise CorpusError(f'the run has no class for {_some(strange)}; it has {_some(labels)}')
+    return numbers.to_numpy(dtype=np.int64)
+
+# %% ../nbs/60_evaluation.ipynb #a9498123
 def evaluate(
     run: object, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
@@ -391,7 +470,68 @@ def evaluate(
 )->dict:
     "The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`. `CorpusError` without any clips."
     table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed, speaker_pattern=speaker_pattern)
-    labels = tuple(run.labels)
-    targets = table['label'].map({label: i for i, label in enumerate(labels)}).to_numpy(dtype=np.int64)
-    scores = score(probabilities, targets, labels, table['speaker'].to_numpy(dtype=object), seed=seed, n_boot=n_boot)
-    return {**scores, 'split': split, 'task': run.info.get('task', 'words'), 'n_silence': int((table['path'] == '').sum()), 'seed': seed}
+    return {**score_predictions(run, table, probabilities, seed=seed, n_boot=n_boot), 'split': split, 'seed': seed}
+
+# %% ../nbs/60_evaluation.ipynb #22ecdc87
+def worst_errors(
+    table:pd.DataFrame, # of `predictions`
+    probabilities:np.ndarray, # (n_clips, n_classes) of `predictions`
+    labels:tuple[str, ...], # (n_classes,) of the run
+)->pd.DataFrame: # path, word, speaker, label, predicted, probability, probability_true; the most certain first
+    "The clips that were not recognised, with the probability of what was predicted and of what was said."
+    told = table[['path', 'word', 'speaker', 'label', 'predicted']].assign(
+        probability=probabilities.max(1), probability_true=probabilities[np.arange(len(table)), class_numbers(table['label'], labels)])
+    return told[told['label'] != told['predicted']].sort_values(['probability', 'path'], ascending=[False, True], kind='stable')
+
+# %% ../nbs/60_evaluation.ipynb #8896a302
+def confused_clips(
+    errors:pd.DataFrame, # of `worst_errors`
+    *,
+    n_pairs:int=5, # confusions
+    n_clips:int=1, # of each
+)->pd.DataFrame: # rows of `errors`, and n_pair: how often that confusion occurs; the commonest first
+    "Clips for the commonest confusions, the most certain of each."
+    errors = errors.assign(n_pair=errors.groupby(['label', 'predicted'])['path'].transform('size'))
+    few = errors[errors['path'] != ''].groupby(['label', 'predicted'], sort=False).head(n_clips)
+    return few.sort_values(['n_pair', 'label', 'predicted'], ascending=[False, True, True], kind='stable').head(n_pairs * n_clips)
+
+# %% ../nbs/60_evaluation.ipynb #ebe178a6
+def read_clips(
+    paths:list[str], # (n,) recordings
+    *,
+    sample_rate:int=16000, # Hz
+    n_samples:int=16000, # of a clip
+)->np.ndarray: # (n, n_samples) int16
+    "Recordings prepared as `preprocessing.pack` prepares them. `ClipError` for one that cannot be read."
+    clips = np.empty((len(paths), n_samples), np.int16)
+    for row, path in zip(clips, paths):
+        clip = read_clip(path, sample_rate=sample_rate)
+        row[:] = chop_audio(clip, n_samples=n_samples) if len(clip) > n_samples else pad_audio(clip, n_samples=n_samples)
+    return clips
+
+# %% ../nbs/60_evaluation.ipynb #0c1fcabc
+def audio_tag(
+    clip:np.ndarray, # (n_samples,) int16
+    sample_rate:int=16000, # Hz
+)->str: # HTML
+    "A player that carries its clip with it."
+    sound = base64.b64encode(wav_bytes(clip, sample_rate)).decode('ascii')
+    return f'<audio controls controlslist="noplaybackrate" preload="metadata" src="data:audio/wav;base64,{sound}"></audio>'
+
+# %% ../nbs/60_evaluation.ipynb #50d1c6f3
+def listen(
+    errors:pd.DataFrame, # of `worst_errors` or `confused_clips`
+    *,
+    n:int=3, # at most so many
+    sample_rate:int=16000, # Hz
+    n_samples:int=16000, # of a clip
+): # IPython.display.HTML
+    "Errors with players, for a notebook: said, heard, how certainly, by whom."
+    from IPython.display import HTML
+    few = errors[errors['path'] != ''].head(n)
+    players = [audio_tag(clip, sample_rate) for clip in read_clips(list(few['path']), sample_rate=sample_rate, n_samples=n_samples)]
+    rows = [(html.escape(clip.word), html.escape(clip.predicted), f'{clip.probability:.2f}', html.escape(clip.speaker), player)
+            for clip, player in zip(few.itertuples(), players)]
+    head = ''.join(f'<th>{name}</th>' for name in ('said', 'heard', 'probability', 'speaker', ''))
+    body = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in rows)
+    return HTML(f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
