@@ -50,8 +50,8 @@ class Ridge:
         *,
         strength:float=100, # of the pull towards small weights
         balance:bool=False, # every class weighs the same, however many clips it has
-    )->'Ridge':
-        "Find the weights; returns itself."
+    )->object: # itself
+        "Find the weights."
         x, y = coarse_pictures(clips, self.sample_rate), np.eye(len(self.labels))[np.asarray(classes, int)]
         share = (1 / y.sum(0).clip(1))[np.asarray(classes, int)] if balance else np.ones(len(y))
         weighted = x.T * share * len(share) / share.sum()

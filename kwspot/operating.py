@@ -398,9 +398,10 @@ def plot_reliability(
                        label=f'{name}: ECE {100 * calibration_error(table):.1f} points')
         edges, heights = (np.append(table[start], table[end].iloc[-1:]) for start, end in (('low', 'high'), ('n', 'n')))
         below.step(100 * edges, heights, where='post', color=colour)
-    above.set(ylabel='clips that are right (%)', xlim=(0, 101), ylim=(0, 101)), above.legend(fontsize=8, loc='best')
-    below.set(xlabel='probability of what was predicted (%)', ylabel='clips', yscale='log')
+    above.set(ylabel='clips that are right (%)', xlim=(0, 101), ylim=(0, 101))
+    below.set(xlabel='probability of what was predicted (%)', ylabel='clips', yscale='log', ylim=(.8, None))
     for axes in (above, below): axes.grid(color='#dddddd')
+    figure.legend(*above.get_legend_handles_labels(), loc='outside lower center', fontsize=8)
     figure.suptitle(title)
     plt.close(figure)
     return figure
