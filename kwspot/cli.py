@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'CorpusFolder', 'RunFolder', 'AsJson', 'Seed', 'SpeakerPattern', 'describe_accuracy', 'synth', 'fetch', 'audit',
-           'train', 'evaluate', 'export', 'spot', 'load_spotter', 'bench', 'demo', 'run_demo', 'main']
+           'train', 'evaluate', 'export', 'spot', 'load_spotter', 'stream', 'bench', 'demo', 'run_demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
@@ -112,19 +112,51 @@ def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', help='A v
 # %% ../nbs/80_cli.ipynb #1286c2bf
 @app.command()
 def audit(folder:CorpusFolder, # the corpus
-          out:Annotated[Path | None, typer.Option('--out', metavar='FILE', help='Write one row a clip; .parquet or .csv by suffix.')]=None, # table
+          out:Annotated[Path | None, typer.Option('--out', metavar='FILE', help='Write one row a clip (.parquet, .csv), or a page with charts and '
+                        'players (.html); with --apply the folder of the cleaned copy.')]=None, # table, page or folder
+          apply:Annotated[Path | None, typer.Option('--apply', metavar='DECISIONS', help='A CSV file of decisions: write a cleaned copy to --out '
+                          'instead of auditing.')]=None, # decisions
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           as_json:AsJson=False, # machine-readable output
           ) -> None:
-    "Say what is wrong with which clip."
+    "Say what is wrong with which clip; with --apply, write a copy without it."
     from kwspot import anomaly, corpus
-    if out is not None and out.suffix not in ('.parquet', '.csv'): raise typer.BadParameter('ends neither in .parquet nor in .csv', param_hint='--out')
+    if apply is not None: return _apply(folder, apply, out, speaker_pattern, as_json)
+    if out is not None and out.suffix not in ('.parquet', '.csv', '.html'):
+        raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern)
     table = anomaly.audit(index)
-    summary = anomaly.audit_summary(table)
-    if out is not None: _write_table(table, out)
-    result = dict(_corpus_facts(folder, index), findings=summary.to_dict('records'), out=None if out is None else str(out))
+    summary, checks = anomaly.audit_summary(table), anomaly.corpus_checks(index)
+    if out is not None:
+        from kwspot.review import write_findings
+        write_findings(table, out)
+    result = dict(_corpus_facts(folder, index), findings=summary.to_dict('records'), checks=checks.to_dict('records'),
+                  out=None if out is None else str(out))
     _show(json.loads(json.dumps(result, default=_plain)), as_json, _say_audit)
+
+# %% ../nbs/80_cli.ipynb #111b04bf
+def _apply(folder:Path,       # the corpus
+           decisions:Path,    # a CSV file
+           out:Path | None,   # where the cleaned copy goes
+           speaker_pattern,   # where the name holds the speaker
+           as_json:bool,      # the user's choice
+           ) -> None:
+    "Write the cleaned copy and say what became of the clips."
+    from kwspot import corpus
+    from kwspot.decisions import read_decisions, write_clean
+    if out is None: raise typer.BadParameter('needs --out, the folder of the cleaned copy', param_hint='--apply')
+    decided = read_decisions(decisions)
+    index = corpus.index(folder, speaker_pattern=speaker_pattern)
+    copies = write_clean(index, decided, out)
+    counts = {action: int(n) for action, n in decided['action'].value_counts().items()}
+    _show(dict(folder=str(folder), out=str(out), n_before=len(index), n_after=len(copies), decisions=counts), as_json, _say_applied)
+
+# %% ../nbs/80_cli.ipynb #311ec545
+def _say_applied(result:dict, # what `audit --apply --json` prints
+                 ) -> None:
+    "The same for people."
+    told = ', '.join(f'{n:,} {action}' for action, n in result['decisions'].items()) or 'none'
+    print(f"{result['out']}: {result['n_after']:,} of {result['n_before']:,} recordings (decisions: {told})")
 
 # %% ../nbs/80_cli.ipynb #3ec976e0
 def _plain(value, # a NumPy scalar or a path
@@ -151,6 +183,8 @@ def _say_audit(result:dict, # what `audit --json` prints
     rows = [(f['finding'], f"{f['n_clips']:,}", f"{f['percent']:.2f}", f['example']) for f in result['findings'] if f['n_clips']]
     if rows: _table('', ['finding', 'clips', '%', 'for example'], rows)
     else: print('Nothing found.')
+    odd = [(c['text'], f"{c['value']:,.3g}", f"{c['limit']:g}") for c in result['checks'] if not c['fine']]
+    if odd: _table('', ['the corpus as a whole', 'is', 'limit'], odd)
     if result['out']: print(f"Every clip: {result['out']}")
 
 # %% ../nbs/80_cli.ipynb #54076ea2
@@ -189,46 +223,99 @@ def _say_run(facts:dict, # what `train --json` prints
 def evaluate(run:RunFolder, # what to judge
              folder:CorpusFolder, # on what
              split:Annotated[str, typer.Option('--split', metavar='test|valid|all', help='Which speakers.')]='test', # speakers
+             report:Annotated[Path | None, typer.Option('--report', metavar='FILE.html', help='Write one page with everything, '
+                              'and with players for the worst errors; it opens offline.')]=None, # the page
+             tables:Annotated[Path | None, typer.Option('--csv', metavar='DIR', help='Write every table as a CSV file.')]=None, # the tables
+             against:Annotated[Path | None, typer.Option('--against', metavar='RUN', help='Compare with another run.')]=None, # other run
+             calibrate:Annotated[bool, typer.Option('--calibrate', help='First fit a temperature on the validation speakers and keep it '
+                                 'in run.json.')]=False, # change the run
              speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
              seed:Seed=0, # of the bootstrap
              as_json:AsJson=False, # machine-readable output
              ) -> None:
-    "Score a run on the clips of a split, with intervals over speakers."
-    from kwspot import evaluation, training
+    "Score a run on the clips of a split, with intervals over speakers. With --report or --csv also in noise, and timed."
     if split not in ('train', 'test', 'valid', 'all'): raise typer.BadParameter('is one of test, valid, train, all', param_hint='--split')
-    scores = evaluation.evaluate(training.load_run(run), folder, split=split, seed=seed, speaker_pattern=speaker_pattern)
-    _show(scores, as_json, _say_scores)
+    if report is not None and report.suffix.lower() not in ('.html', '.htm'):
+        raise typer.BadParameter('does not end in .html', param_hint='--report')
+    from kwspot import report as reports
+    if report is not None: reports.check_place(report)
+    if tables is not None: reports.check_place(tables, folder=True)
+    from kwspot import corpus, operating, training
+    loaded, index = training.load_run(run), corpus.index(folder, speaker_pattern=speaker_pattern)
+    if calibrate: operating.calibrate_run(loaded, index, seed=seed)
+    findings = reports.measure(loaded, index, split=split, seed=seed)
+    if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
+    if against is not None: findings.scores['comparison'] = _compare(against, loaded, index, split, seed)
+    if tables is not None: reports.write_tables(findings, tables)
+    if report is not None: reports.write_report(findings, report, more=_comparison_section(findings.scores))
+    files = dict(report=None if report is None else str(report), tables=None if tables is None else str(tables))
+    _show(dict(findings.scores, **files), as_json, _say_scores)
 
 # %% ../nbs/80_cli.ipynb #162c138f
+def _compare(against:Path, # another run
+             run,          # a training.Run
+             index,        # of the corpus
+             split:str,    # whose clips
+             seed:int,     # of the bootstrap
+             ) -> dict:
+    "The other run first, this one second."
+    from kwspot import comparison, training
+    found = comparison.compare_runs(training.load_run(against), run, index, split=split, seed=seed)
+    return dict(found, first=str(against), second=str(run.folder))
+
+# %% ../nbs/80_cli.ipynb #0ddff78c
+def _comparison_section(scores:dict, # of a run, perhaps with a comparison
+                        ) -> dict[str, str]: # sections of the report
+    "The comparison in words."
+    import html
+    from kwspot.comparison import describe_difference
+    if 'comparison' not in scores: return {}
+    first, second = (html.escape(Path(scores['comparison'][which]).name) for which in ('first', 'second'))
+    return {'Beside another run': f"<p>First {first}, second {second}: {html.escape(describe_difference(scores['comparison']))}</p>"}
+
+# %% ../nbs/80_cli.ipynb #abb9b355
 def _say_scores(scores:dict, # what `evaluate --json` prints
                 ) -> None:
     "The scores for people."
     print(f'Accuracy {describe_accuracy(scores)}')
-    print(f"Macro-F1 {scores['macro_f1']:.3f}")
+    calibration = scores['calibration']
+    print(f"Macro-F1 {scores['macro_f1']:.3f}; calibration error {100 * calibration['ece']:.1f} points, "
+          f"{100 * calibration['ece_tempered']:.1f} at a temperature of {calibration['temperature']:.2f}")
     _table('', ['class', 'precision', 'recall', 'F1', 'clips'],
            [(name, f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}", c['n']) for name, c in scores['per_class'].items()])
+    if 'comparison' in scores:
+        from kwspot.comparison import describe_difference
+        print(f"\nBeside {scores['comparison']['first']} (the first): {describe_difference(scores['comparison'])}")
+    for name in ('report', 'tables'):
+        if scores[name]: print(f'{name.capitalize()}: {scores[name]}')
 
-# %% ../nbs/80_cli.ipynb #0ddff78c
+# %% ../nbs/80_cli.ipynb #e214c20d
 @app.command()
 def export(run:RunFolder, # what to ship
-           formats:Annotated[str, typer.Option('--format', metavar='F,…', help='keras, litert, litert-int8, onnx; '
-                              'separated by commas.')]='keras,litert', # formats
+           formats:Annotated[str, typer.Option('--format', metavar='F,…', help='keras, savedmodel, litert, litert-int8, onnx, c (an array '
+                              'for microcontrollers); separated by commas.')]='keras,litert', # formats
+           corpus:Annotated[Path | None, typer.Option('--corpus', metavar='CORPUS', help='Prove on this corpus (default: what the run was '
+                            'trained from, as it was packed then).')]=None, # to prove on
            as_json:AsJson=False, # machine-readable output
            ) -> None:
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
     from kwspot import export as exporting
     from kwspot import training
     wanted = tuple(name.strip() for name in formats.split(',') if name.strip())
-    figures = exporting.export(training.load_run(run), formats=wanted)
+    if not wanted: raise typer.BadParameter('names no format', param_hint='--format')
+    figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus)
     _show(json.loads(json.dumps(figures, default=_plain)), as_json, _say_exports)
 
-# %% ../nbs/80_cli.ipynb #abb9b355
+# %% ../nbs/80_cli.ipynb #625972a1
 def _say_exports(figures:dict, # format -> figures
                  ) -> None:
     "The exports for people."
-    _table('', ['format', 'kB', 'largest difference', 'same answer', 'file'],
-           [(name, f"{f['bytes'] / 1e3:,.0f}", f"{f['max_abs_difference']:.1e}", f"{f['top1_agreement']:.1%}", f['file'])
-            for name, f in figures.items()])
+    _table('', ['format', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms', 'p99 ms'],
+           [(name, f"{f['bytes'] / 1e3:,.0f}", f"{f['accuracy']:.2%}", f"{f['top1_agreement']:.2%}", f"{f['max_abs_difference']:.1e}",
+             f"{f['p50_ms']:.2f}", f"{f['p99_ms']:.2f}") for name, f in figures.items()])
+    for f in figures.values(): print(f['file'])
+    proof = next(iter(figures.values()))
+    print(f"Proved on {proof['n_clips']:,} clips of the split {proof['split']}; the model card: {Path(proof['file']).parents[1] / 'MODEL_CARD.md'}")
 
 # %% ../nbs/80_cli.ipynb #43b460f1
 @app.command()
@@ -236,13 +323,15 @@ def spot(run:Annotated[Path, typer.Argument(metavar='RUN', help='A run folder, o
          files:Annotated[list[Path], typer.Argument(metavar='FILE…', help='Short recordings, any rate.')], # what to listen to
          as_json:AsJson=False, # machine-readable output
          ) -> None:
-    "Name the word in each short recording, with its probability."
+    "Name the word in each short recording, with its probability; `note` says where the recording makes the answer doubtful."
     spotter, heard, failed = load_spotter(run), [], 0
     for file in files:
         try: heard.append(dict(file=str(file), **spotter(file)))
         except (ValueError, OSError) as error:
             failed += 1
             print(f'kwspot: {_one_line(error)}', file=sys.stderr)
+    for clip in heard:
+        if 'note' in clip: print(f"kwspot: note: {clip['file']} {clip['note']}", file=sys.stderr)
     _show(dict(results=heard), as_json, _say_spotted)
     if failed: raise typer.Exit(1)
 
@@ -255,14 +344,13 @@ def _say_spotted(result:dict, # what `spot --json` prints
 # %% ../nbs/80_cli.ipynb #9683f49a
 def load_spotter(run:Path, # a run folder or an exported file
                  ) -> Callable[[Path], dict]: # file -> {'word', 'probability'}
-    "A function that names the word in a file; an exported model is preferred, because it starts without TensorFlow."
-    from kwspot.export import load_exported
+    "A function that names the word in a file; of a run, its LiteRT export is preferred, because that starts without TensorFlow."
+    from kwspot.export import export_of, load_exported
     run = Path(run)
-    exported = run / 'export' / 'model.tflite'
-    if run.is_file() or exported.is_file(): model = load_exported(run if run.is_file() else exported)
-    else:
+    if (run / 'run.json').is_file() and export_of(run) is None:
         from kwspot.training import load_run
         model = load_run(run)
+    else: model = load_exported(run)
     return lambda file: _spot_one(model, file)
 
 # %% ../nbs/80_cli.ipynb #f264a04e
@@ -270,18 +358,47 @@ def _spot_one(model,     # has .labels, .sample_rate, .n_samples and .predict(cl
               file:Path, # a recording
               ) -> dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
-    from kwspot.corpus import read_clip
-    from kwspot.preprocessing import chop_audio, pad_audio
-    clip = read_clip(file, sample_rate=model.sample_rate)
-    clip = chop_audio(clip, n_samples=model.n_samples) if len(clip) > model.n_samples else pad_audio(clip, n_samples=model.n_samples)
+    from kwspot.export import about_recording, read_recording
+    clip = read_recording(file, sample_rate=model.sample_rate, n_samples=model.n_samples)
     probabilities = model.predict(clip[None])[0]
-    best = int(probabilities.argmax())
-    return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6))
+    best, note = int(probabilities.argmax()), about_recording(clip)
+    return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6), **(dict(note=note) if note else {}))
+
+# %% ../nbs/80_cli.ipynb #4afa8022
+@app.command()
+def stream(run:Annotated[Path, typer.Argument(metavar='RUN', help='A run folder, or a file that `kwspot export` wrote.')], # the model
+           file:Annotated[str | None, typer.Argument(metavar='FILE', help='A recording of any length and rate; - reads raw 16-bit mono from '
+                                                     'stdin, at 16 kHz (the rate of the model).')]=None, # what to listen to
+           microphone:Annotated[bool, typer.Option('--microphone', help='Listen to the microphone instead (kwspot[microphone]).')]=False, # source
+           chunk_ms:Annotated[int, typer.Option('--chunk-ms', metavar='N', min=1, max=60000, help='Read so much at a time; the events do not '
+                                                'depend on it.')]=500, # chunk
+           threshold:Annotated[float | None, typer.Option('--threshold', min=0.01, max=1, help='Smoothed probability at which a word is '
+                                                          'reported.')]=None, # of events
+           as_json:AsJson=False, # machine-readable output
+           ) -> None:
+    "Say which words are heard when in a long recording, on stdin or by the microphone."
+    from kwspot import streaming
+    if (file is None) != microphone: raise typer.BadParameter('name a FILE, - or --microphone', param_hint='FILE')
+    decision = streaming.Decision() if threshold is None else streaming.Decision(threshold=threshold, release=threshold / 2)
+    streamer = streaming.Streamer(run, decision=decision)
+    settings, events, problem = dict(sample_rate=streamer.sample_rate, chunk_ms=chunk_ms), [], None
+    if microphone: chunks = streaming.microphone(**settings)
+    else: chunks = streaming.read_raw(sys.stdin.buffer, **settings) if file == '-' else streaming.read_recording(file, **settings)
+    try:
+        for event in streaming.listen(streamer, chunks):
+            events.append(event._asdict())
+            if not as_json: print(f'{event.time_s:10.2f} s  {event.word:<12} {event.score:.3f}', flush=True)
+    except streaming.StreamError as error:
+        if not streamer.n_heard: raise
+        problem = error
+    except KeyboardInterrupt: pass
+    if as_json: print(json.dumps(dict(source=file or 'microphone', seconds=round(streamer.seconds, 3), events=events), ensure_ascii=False))
+    if problem: raise problem
 
 # %% ../nbs/80_cli.ipynb #d5cdd921
 @app.command()
 def bench(folder:Annotated[Path | None, typer.Argument(metavar='CORPUS', help='A corpus of WAV files (default: synthetic clips).')]=None, # corpus
-          clips:Annotated[int, typer.Option('--clips', min=20, help='How many of its clips to use.')]=3000, # number of clips
+          clips:Annotated[int, typer.Option('--clips', min=20, help='How many clips to synthesise where there is no CORPUS.')]=6000, # number
           memory:Annotated[bool, typer.Option('--memory', help='Measure the peak memory of packing and training on CORPUS instead.')]=False, # what
           as_json:AsJson=False, # machine-readable output
           ) -> None:
@@ -306,7 +423,7 @@ def _say_bench(result:dict, # what `bench --json` prints
 @app.command()
 def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', help='Where everything lies afterwards.')]=Path('kwspot-demo'), # folder
          clips:Annotated[int, typer.Option('--clips', min=200, help='Size of the synthetic corpus.')]=8_000, # word clips
-         epochs:Annotated[int | None, typer.Option('--epochs', min=1, help="Instead of the recipe's.")]=None, # length of the training
+         epochs:Annotated[int, typer.Option('--epochs', min=1, help='Length of the training.')]=15, # of the recipe 'quick'
          seed:Seed=0, # of everything
          as_json:AsJson=False, # machine-readable output
          ) -> None:
@@ -326,7 +443,7 @@ def _stage_on_terminal(text:str, # what begins now
 def run_demo(out:Path,             # a folder; what an earlier demo left there is used again
              *,
              n_clips:int=8_000,    # word clips to synthesise
-             epochs:int | None=None, # length of the training (None: the recipe's)
+             epochs:int=15,        # length of the training, for five minutes in all on two cores
              seed:int=0,           # of the corpus and of the training
              say:Callable[[str], None]=lambda text: None, # told what begins
              ) -> dict:            # the report, ready for JSON
@@ -351,7 +468,7 @@ def run_demo(out:Path,             # a folder; what an earlier demo left there i
 def _demo_model(index,              # of the embedded corpus
                 run_folder:Path,    # where the run goes
                 *,
-                epochs:int | None,  # length of the training
+                epochs:int,         # length of the training
                 seed:int,           # of the training
                 say:Callable[[str], None], # told what begins
                 ) -> dict:

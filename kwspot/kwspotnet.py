@@ -102,8 +102,8 @@ def trunk_block(
 FRONTEND = ('LogMel', {'n_mels': 64, 'window_ms': 25.0, 'n_fft': 512, 'fmin': 60.0, 'fmax': 7600.0, 'eps': 3e-7})
 
 
-@register('kwspot-s', paper='this notebook', frontend=FRONTEND, trunk=(48, 48))
-@register('kwspot-l', paper='this notebook', frontend=FRONTEND, trunk=(80, 80))
+@register('kwspot-s', paper="kwspot's own, in notebook 46", frontend=FRONTEND, trunk=(48, 48))
+@register('kwspot-l', paper="kwspot's own, in notebook 46", frontend=FRONTEND, trunk=(80, 80))
 def kwspot_network(
     features: keras.KerasTensor,               # (batch, frames, bins, 1) log-mel
     n_classes: int,                            # outputs

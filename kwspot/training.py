@@ -124,8 +124,8 @@ def check_recipe(
 
 # %% ../nbs/50_training.ipynb #a7d729e3
 MODERN = {
-    'batch_size': 128, 'optimiser': 'adamw', 'learning_rate': 3e-3, 'weight_decay': 0.02, 'schedule': 'cosine', 'warm_up': 0.1,
-    'label_smoothing': 0.1, 'ema': 0.998, 'unknown_share': 3.0,
+    'batch_size': 128, 'optimiser': 'adamw', 'learning_rate': 3e-3, 'weight_decay': 0.02, 'warm_up': 0.2, 'label_smoothing': 0.1,
+    'ema': 0.998, 'unknown_share': 3.0,
     'augment': {'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {}, 'tempo': {'low': 0.78, 'high': 1.28, 'max_shift': 12},
                 'warp': {'low': 0.86, 'high': 1.16, 'fmin': 60.0, 'fmax': 7600.0}, 'colour': {'db': 2.0},
                 'masks': {'time_width': 15, 'frequency_width': 10}}}  # what `quick` and `best` have in common
@@ -133,7 +133,7 @@ MODERN = {
 RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
-    'quick': Recipe('quick', model='kwspot-s', epochs=45, **MODERN),
+    'quick': Recipe('quick', model='kwspot-s', epochs=54, **MODERN),
     'best': Recipe('best', model='kwspot-l', epochs=60, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
                    teacher={'epochs': 40, 'label_smoothing': 0.1}),
 }

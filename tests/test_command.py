@@ -2,10 +2,12 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 import wave
+import zipfile
 
 import pytest
 
@@ -76,3 +78,147 @@ def test_interrupted_synthesis_leaves_nothing(tmp_path):
     stderr = child.communicate(timeout=60)[1]
     assert child.returncode != 0 and 'Traceback' not in stderr, stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    "A LiteRT file of an untrained network, as `kwspot export` writes it."
+    file = tmp_path_factory.mktemp('exported') / 'model.tflite'
+    code = f"""
+from pathlib import Path
+import numpy as np
+from kwspot import export, modelling
+facts = dict(labels=['no', 'stop', 'yes'], sample_rate=16000, n_samples=16000)
+source = export.Source(modelling.build('tc-resnet-8', 3, waveform=True), facts, np.zeros((0, 16000), np.int16))
+export.write_litert(source, Path({str(file)!r}))"""
+    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
+    return file
+
+
+def write_samples(path, values, *, rate=16000, channels=1, kind='h') -> None:
+    "A WAV file of integers (`kind='h'`) or floats (`'f'`)."
+    data = struct.pack(f'<{len(values)}{kind}', *values)
+    width = struct.calcsize(kind)
+    head = struct.pack('<HHIIHH', 3 if kind == 'f' else 1, channels, rate, rate * channels * width, channels * width, 8 * width)
+    path.write_bytes(b'RIFF' + struct.pack('<I', 36 + len(data)) + b'WAVEfmt ' + struct.pack('<I', 16) + head + b'data'
+                     + struct.pack('<I', len(data)) + data)
+
+
+def test_spot_hears_any_recording_and_says_what_makes_an_answer_doubtful(exported, tmp_path):
+    tone = [3000 * (-1) ** (i // 20) for i in range(16000)]
+    write_samples(tmp_path / 'plain.wav', tone)
+    write_samples(tmp_path / 'stereo 8 kHz.wav', tone, rate=8000, channels=2)
+    write_samples(tmp_path / 'long.wav', 3 * tone)
+    write_samples(tmp_path / 'zeros.wav', [0] * 16000)
+    write_samples(tmp_path / 'clipped.wav', [10 * value for value in tone[:3200]] + [32767] * 12800)
+    files = ['plain.wav', 'stereo 8 kHz.wav', 'long.wav', 'zeros.wav', 'clipped.wav']
+    done = kwspot('spot', exported, *files, '--json', cwd=tmp_path)
+    results = json.loads(done.stdout)['results']
+    assert done.returncode == 0 and [result['file'] for result in results] == files
+    assert all(result['word'] in ('no', 'stop', 'yes') and 0 < result['probability'] <= 1 for result in results)
+    assert ['note' in result for result in results] == [False, False, False, True, True]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 and 'nothing but zeros' in lines[0] and 'clipped' in lines[1] and all(line.startswith('kwspot: note: ') for line in lines)
+
+
+def test_spot_refuses_what_is_no_recording_in_one_line_each(exported, tmp_path):
+    write_samples(tmp_path / 'good.wav', [100, -100] * 8000)
+    write_samples(tmp_path / 'nan.wav', [0.1, float('nan')] * 8000, kind='f')
+    write_samples(tmp_path / 'infinite.wav', [0.1, float('inf')] * 8000, kind='f')
+    write_samples(tmp_path / 'no samples.wav', [])
+    (tmp_path / 'text.wav').write_text('not audio\n' * 100)
+    (tmp_path / 'empty.wav').write_bytes(b'')
+    bad = ['nan.wav', 'infinite.wav', 'no samples.wav', 'text.wav', 'empty.wav', 'missing.wav']
+    done = kwspot('spot', exported, *bad, 'good.wav', '--json', cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and [result['file'] for result in json.loads(done.stdout)['results']] == ['good.wav']
+    assert len(lines) == len(bad) and all(name in line and line.startswith('kwspot: ') for name, line in zip(bad, lines)), done.stderr
+
+
+def test_spot_refuses_what_is_no_model_in_one_line(exported, tmp_path):
+    write_samples(tmp_path / 'good.wav', [100, -100] * 8000)
+    whole = exported.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    models = {'cut.tflite': whole[:-1], 'short.tflite': whole[:5000], 'text.tflite': b'not a model\n' * 100, 'damaged.tflite': bytes(damaged),
+              'other.tflite': whole[:zipfile.ZipFile(exported).infolist()[0].header_offset], 'empty.keras': b'', 'model.txt': b''}
+    for name, content in models.items():
+        (tmp_path / name).write_bytes(content)
+        done = kwspot('spot', name, 'good.wav', cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1) and done.stderr.startswith(f'kwspot: {name}: '), done
+
+
+def test_spot_starts_without_what_training_needs(exported, tmp_path):
+    write_samples(tmp_path / 'good.wav', [100, -100] * 8000)
+    code = 'import sys; from kwspot.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code, 'spot', exported, tmp_path / 'good.wav'], capture_output=True, text=True, check=True)
+    assert not {'tensorflow', 'keras', 'pandas', 'scipy', 'numba', 'matplotlib', 'librosa'} & set(done.stdout.split())
+
+
+@pytest.fixture(scope='module')
+def small_run(tmp_path_factory):
+    "A folder with a small corpus, a run that was trained on it for one epoch, and a corpus of other words."
+    place = tmp_path_factory.mktemp('evaluate')
+    for args in (['synth', 'corpus', '--clips', 240, '--words', 'yes,no'], ['synth', 'other', '--clips', 40, '--words', 'up,down'],
+                 ['train', 'corpus', '--out', 'run', '--epochs', 1]):
+        done = kwspot(*args, cwd=place)
+        assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_evaluate_writes_a_report_that_needs_nothing_else(small_run):
+    done = kwspot('evaluate', 'run', 'corpus', '--split', 'all', '--report', 'new/report.html', '--csv', 'tables', '--calibrate',
+                  '--against', 'run', '--json', cwd=small_run)
+    assert done.returncode == 0, done.stderr
+    scores, page = json.loads(done.stdout), (small_run / 'new/report.html').read_text(encoding='utf-8')
+    assert {'accuracy', 'accuracy_ci95', 'macro_f1', 'majority_baseline', 'n_clips', 'n_speakers', 'per_class', 'confusion', 'calibration',
+            'operating_points', 'robustness', 'cost', 'comparison'} <= set(scores)
+    assert scores['comparison']['difference'] == 0 and scores['comparison']['mcnemar_p'] == 1
+    assert json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))['calibration']['split'] == 'valid'
+    assert 'http' not in page.replace('http-equiv', '') and page.count('<img') >= 5
+    assert {'per_class.csv', 'confusion.csv', 'errors.csv', 'speakers.csv', 'robustness.csv'} <= {file.name for file in (small_run / 'tables').iterdir()}
+
+
+@pytest.mark.parametrize(('args', 'said'), [(['run', 'other'], 'none of the words'), (['nameless', 'corpus'], 'names no labels'),
+                                            (['run', 'corpus', '--report', 'folder.html'], 'is a folder'),
+                                            (['run', 'corpus', '--csv', 'run/run.json'], 'is a file'),
+                                            (['run', 'corpus', '--report', 'run/run.json/x.html'], 'not a folder')])
+def test_evaluate_refuses_in_one_line(args, said, small_run):
+    (small_run / 'folder.html').mkdir(exist_ok=True)
+    (small_run / 'nameless').mkdir(exist_ok=True)
+    info = json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))
+    del info['labels']
+    (small_run / 'nameless/run.json').write_text(json.dumps(info), encoding='utf-8')
+    done = kwspot('evaluate', *args, cwd=small_run)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1), done.stderr
+    assert done.stderr.startswith('kwspot: ') and said in done.stderr
+
+
+def test_decisions_become_a_clean_copy(tmp_path):
+    made = kwspot('synth', 'corpus', '--clips', 60, '--words', 'yes,no', '--json', cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    clips = {word: sorted(file.name for file in (tmp_path / 'corpus' / word).glob('*.wav')) for word in ('yes', 'no')}
+    before = {file: file.read_bytes() for file in (tmp_path / 'corpus').rglob('*.wav')}
+    decisions = ['clip,action,value', f'yes/{clips["yes"][0]},drop,', f'yes/{clips["yes"][1]},relabel,no', f'no/{clips["no"][0]},trim,0.1-0.4']
+    (tmp_path / 'decisions.csv').write_text('\n'.join(decisions), encoding='utf-8')
+    done = kwspot('audit', 'corpus', '--apply', 'decisions.csv', '--out', 'clean', '--json', cwd=tmp_path)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result['n_before'] - result['n_after']) == (0, 1), done
+    assert len(list((tmp_path / 'clean/no').iterdir())) == len(clips['no']) + 1
+    with wave.open(str(tmp_path / 'clean/no' / clips['no'][0])) as file: assert file.getnframes() == 4800
+    assert before == {file: file.read_bytes() for file in (tmp_path / 'corpus').rglob('*.wav')}
+    again = kwspot('audit', 'clean', '--out', 'page.html', '--json', cwd=tmp_path)
+    assert json.loads(again.stdout)['n_clips'] == result['n_after'] - json.loads(again.stdout)['n_noise_recordings']
+    page = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    assert '<audio' in page and 'http://' not in page and 'https://' not in page
+
+
+@pytest.mark.parametrize('text', ['', 'clip,action\nyes/a.wav,remove\n', 'clip,action,value\nyes/a.wav,trim,soon\n', '\x00\x01',
+                                  'clip,action\n../a.wav,drop\n'])
+def test_decisions_that_make_no_sense_are_one_line(text, tmp_path):
+    write_wav(tmp_path / 'one/yes/a_nohash_0.wav')
+    (tmp_path / 'decisions.csv').write_text(text, encoding='utf-8')
+    done = kwspot('audit', 'one', '--apply', 'decisions.csv', '--out', 'clean', cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith('kwspot: note:')]
+    assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith('kwspot: decisions.csv'), done
+    assert not (tmp_path / 'clean').exists()

@@ -1,0 +1,112 @@
+"""`kwspot stream` in a shell: the same events from a file and from a pipe, one line for what is refused, no TensorFlow for an exported model."""
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+COMMAND = [sys.executable, '-c', 'from kwspot.cli import main; main()', 'stream']
+
+
+def stream(*args, **options) -> subprocess.CompletedProcess:
+    "Run the command as a user does."
+    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, check=False, timeout=120, **options)
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    "An untrained causal model in steps: it hears something in everything."
+    from kwspot import modelling
+    from kwspot.stateful import write_steps
+    file = tmp_path_factory.mktemp('model') / 'steps.tflite'
+    network = modelling.build('tc-resnet-8', 3, waveform=True, causal=True)
+    write_steps(network, file, {'labels': ['no', 'unknown', 'yes'], 'sample_rate': 16000, 'n_samples': 16000})
+    return file
+
+
+@pytest.fixture(scope='module')
+def samples():
+    "Six seconds of noise that comes and goes."
+    rng = np.random.default_rng(0)
+    return np.clip(rng.normal(size=96000) * np.repeat(rng.uniform(10, 3000, 12), 8000), -32768, 32767).astype(np.int16)
+
+
+@pytest.fixture(scope='module')
+def recording(samples, tmp_path_factory):
+    "The same as a file."
+    file = tmp_path_factory.mktemp('audio') / 'noise.wav'
+    soundfile.write(file, samples, 16000)
+    return file
+
+
+def test_events_depend_on_neither_chunks_nor_source(model, samples, recording):
+    found = [json.loads(stream(model, recording, '--json', '--threshold', 0.2, '--chunk-ms', chunk).stdout) for chunk in (10, 333, 60000)]
+    assert found[0]['seconds'] == 6 and len(found[0]['events']) > 0 and set(found[0]['events'][0]) == {'time_s', 'word', 'score'}
+    assert found[0] == found[1] == found[2]
+    piped = stream(model, '-', '--json', '--threshold', 0.2, input=samples.astype('<i2').tobytes())
+    assert (piped.returncode, piped.stderr) == (0, b'')
+    assert json.loads(piped.stdout)['events'] == found[0]['events']
+    lines = stream(model, recording, '--threshold', 0.2).stdout.decode().splitlines()
+    assert [line.split()[2] for line in lines] == [event['word'] for event in found[0]['events']]
+
+
+def test_other_rate_and_stereo_are_converted(model, samples, tmp_path):
+    soundfile.write(tmp_path / 'stereo.flac', np.stack([np.repeat(samples, 2)] * 2, axis=1), 32000)
+    done = stream(model, tmp_path / 'stereo.flac', '--json')
+    assert done.returncode == 0 and json.loads(done.stdout)['seconds'] == pytest.approx(6, abs=0.01)
+
+
+def test_a_pipe_that_ends_in_the_middle_of_a_sample(model, samples):
+    done = stream(model, '-', '--json', '--threshold', 0.2, input=samples.astype('<i2').tobytes()[:-1])
+    assert done.returncode == 1 and json.loads(done.stdout)['events']
+    assert done.stderr.decode().startswith('kwspot: the stream stopped in the middle of a 16-bit sample') and done.stderr.count(b'\n') == 1
+
+
+@pytest.mark.parametrize('content', ['missing', 'text', 'nan', 'nothing'])
+def test_what_is_no_audio_is_one_line(content, model, tmp_path):
+    file = tmp_path / 'a.wav'
+    if content == 'text': file.write_text('no audio')
+    if content == 'nothing': file.write_bytes(b'')
+    if content == 'nan': soundfile.write(file, np.array([0, np.nan], np.float32), 16000, subtype='FLOAT')
+    done = stream(model, file, '--json')
+    assert (done.returncode, done.stdout) == (1, b''), done
+    assert done.stderr.startswith(b'kwspot: ') and done.stderr.count(b'\n') == 1, done.stderr
+
+
+def test_silence_and_no_audio_at_all_are_fine(model, tmp_path):
+    done = stream(model, '-', '--json', input=b'')
+    assert done.returncode == 0 and json.loads(done.stdout) == {'source': '-', 'seconds': 0.0, 'events': []}
+
+
+@pytest.mark.parametrize('args', [[], ['--chunk-ms', '0'], ['--threshold', '2']])
+def test_wrong_usage_exits_2(args, model, recording):
+    assert stream(model, *([recording] if args else []), *args).returncode == 2
+
+
+def test_a_model_that_is_none(tmp_path, recording, model):
+    (tmp_path / 'cut.tflite').write_bytes(model.read_bytes()[:5000])
+    done = stream(tmp_path / 'cut.tflite', recording)
+    assert done.returncode == 1 and done.stderr.count(b'\n') == 1 and b'Traceback' not in done.stderr
+
+
+def test_a_closed_pipe_is_no_drama(model, samples):
+    child = subprocess.Popen([*COMMAND, str(model), '-', '--threshold', '0.05'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    many = io.BytesIO(samples.astype('<i2').tobytes() * 5)
+    try:
+        child.stdin.write(many.read())
+        child.stdin.close()
+    except BrokenPipeError: pass
+    said = child.stderr.read()
+    child.wait(60)
+    assert b'Traceback' not in said and said.count(b'\n') <= 1, said
+
+
+def test_an_exported_model_leaves_tensorflow_alone(model, recording):
+    code = ("import sys\nfrom kwspot.cli import app\ntry: app(['stream', *sys.argv[1:]])\nexcept SystemExit: pass\n"
+            "print(' '.join({'tensorflow', 'keras'} & set(sys.modules)), file=sys.stderr)")
+    done = subprocess.run([sys.executable, '-c', code, model, recording], capture_output=True, check=True)
+    assert done.stderr.strip() == b'', done.stderr
