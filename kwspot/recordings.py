@@ -105,7 +105,8 @@ def make_recording(
 ) -> tuple[np.ndarray, pd.DataFrame]: # (n,) int16; columns word, start_s, end_s, snr_db, a row a clip
     "Words over noise, and what was said when. Too loud is clipped, as a recorder does. `RecordingError` on bad input."
     if len(clips) != len(words): raise RecordingError(f'{len(clips)} clips and {len(words)} words: give one word for each clip')
-    if not (gap_s[0] >= 0 and gap_s[1] >= gap_s[0] and snr_db[1] >= snr_db[0]): raise RecordingError(f'gap_s={gap_s}, snr_db={snr_db}: give (lowest, highest)')
+    if not (0 <= gap_s[0] <= gap_s[1] and snr_db[0] <= snr_db[1]):
+        raise RecordingError(f'gap_s={gap_s}, snr_db={snr_db}: give (lowest, highest)')
     rng = np.random.default_rng([seed, 0])
     gaps = np.rint(rng.uniform(*gap_s, len(clips) + 1) * sample_rate).astype(int)
     ratios = rng.uniform(*snr_db, len(clips))
