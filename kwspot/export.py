@@ -472,7 +472,7 @@ def run_onnx(
     name = session.get_inputs()[0].name
     return 'onnxruntime', lambda waveforms: session.run(None, {name: waveforms})[0]
 
-
+# %% ../nbs/71_export.ipynb #ed8cd2a8
 def run_keras(
     file: Path,      # as `write_keras` writes it
     facts: Mapping,  # that came with it
@@ -488,7 +488,7 @@ def run_keras(
                         input_signature=[tf.TensorSpec((None, facts['n_samples']), tf.float32)])
     return 'keras', lambda waveforms: judge(waveforms).numpy()
 
-
+# %% ../nbs/71_export.ipynb #01c99bd7
 def savedmodel_facts(
     folder: Path,    # as `write_savedmodel` writes it
 ) -> dict:

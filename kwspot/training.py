@@ -970,7 +970,7 @@ def train(
         return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, seed=seed, watch=watcher(progress, chosen.epochs))
     except OSError as error: raise refuse_writing(out, error) from None
 
-
+# %% ../nbs/50_training.ipynb #1cc83d4f
 def train_teachers(
     packed: preprocessing.Packed,  # the corpus
     out: Path,                     # the run folder of the pupil; theirs lie in it
