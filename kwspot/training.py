@@ -816,22 +816,24 @@ def is_over(
 def say_epoch(
     line: Mapping,   # of the history, with `seconds`
     epochs: int,     # at most
+    *,
+    name: str = '',  # of the recipe: tells teachers from their pupil
 ) -> None:
     "A line on stderr about the epoch that just ended, with the time that is left."
     left = line['seconds'] * (epochs - line['epoch'])
-    print(f"epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  "
+    print(f"{name} epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  "
           f"validation {line['valid_accuracy']:.1%} (mean recall {line['valid_recall']:.1%})  "
           f"{line['seconds']:.0f} s, at most {left / 60:.1f} min left", file=sys.stderr, flush=True)
 
 
 def watcher(
     progress: bool | Callable | None, # True, False, a function of the history's line, or None: only on a terminal
-    epochs: int,                      # at most
+    recipe: Recipe,                   # how it is trained
 ) -> Callable:
     "What is called after each epoch."
     if callable(progress): return progress
     show = sys.stderr.isatty() if progress is None else progress
-    return (lambda line: say_epoch(line, epochs)) if show else (lambda line: None)
+    return (lambda line: say_epoch(line, recipe.epochs, name=recipe.name)) if show else (lambda line: None)
 
 # %% ../nbs/50_training.ipynb #662245ba
 def tensorboard(
@@ -966,8 +968,8 @@ def train(
     try:
         open_folder(out)
         write_json(out / 'run.json', info)
-        teachers = train_teachers(packed, out, chosen, progress=progress, **settings)
-        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, seed=seed, watch=watcher(progress, chosen.epochs))
+        teachers = train_teachers(packed, out, chosen, task=task, seed=seed, progress=progress)
+        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, seed=seed, watch=watcher(progress, chosen))
     except OSError as error: raise refuse_writing(out, error) from None
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
@@ -976,13 +978,13 @@ def train_teachers(
     out: Path,                     # the run folder of the pupil; theirs lie in it
     recipe: Recipe,                # of the pupil
     *,
+    task: str,                     # of all of them
     seed: int,                     # of the pupil; theirs follow
     progress: bool | Callable | None,  # see `train`
-    **settings,                    # task, sample rate, length of a clip
 ) -> list[keras.Model]:            # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
-    how = {'task': settings['task'], 'recipe': teacher_recipe(recipe), 'progress': progress}
+    how = {'task': task, 'recipe': teacher_recipe(recipe), 'progress': progress}
     return [train(packed, out / 'teachers' / str(number), seed=seed + number, **how).model for number in range(1, recipe.teachers + 1)]
 
 
