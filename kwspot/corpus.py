@@ -546,7 +546,7 @@ def fingerprint(
 )->str: # 64 hexadecimal digits
     "SHA-256 over the word, name, size and time of change of every clip; the order of rows and the place of the corpus do not matter."
     folders = {}
-    for path, word in zip(index['path'], index['word']):
+    for path, word in zip(index['path'].tolist(), index['word'].tolist()):
         folder, name = os.path.split(path)
         folders.setdefault((folder, word), []).append(name)
     lines = [f'{word}/{name}\t{size}\t{changed}\n' for (folder, word), names in folders.items()

@@ -487,7 +487,7 @@ def _older(folder, sample_rate, n_samples):
     return packed if (packed.sample_rate, packed.n_samples) == (sample_rate, n_samples) else None
 
 def _names(clips):
-    return [f'{word}/{os.path.basename(path)}' for word, path in zip(clips['word'], clips['path'])]
+    return [f'{word}/{os.path.basename(path)}' for word, path in zip(clips['word'].tolist(), clips['path'].tolist())]
 
 def _known_rows(clips, old):
     "{row: (row of the older pack, bytes, time of change)} of the clips that have not changed since."
