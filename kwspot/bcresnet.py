@@ -15,7 +15,7 @@ from .modelling import BatchNorm, conv_1d, normalised, register
 # %% ../nbs/44_bcresnet.ipynb #9c9fabf2
 @keras.saving.register_keras_serializable('kwspot')
 class SubSpectralNorm(BatchNorm):
-    "Batch normalisation for each channel and each group of neighbouring bins; `ValueError` if the groups are not of one size."
+    "Batch normalisation for each channel and group of neighbouring bins; `ValueError` for groups of unlike size."
     def __init__(
         self,
         groups: int = 5,           # of neighbouring bins
@@ -30,7 +30,8 @@ class SubSpectralNorm(BatchNorm):
     def build(self, input_shape):
         _, self.frames, self.bins, self.channels = input_shape
         if self.bins % self.groups:
-            raise ValueError(f'SubSpectralNorm: {self.bins} bins cannot be cut into {self.groups} groups of one size')
+            raise ValueError(f'SubSpectralNorm: {self.bins} bins cannot be cut into {self.groups} groups '
+                             'of one size')
         self.input_spec = None
         super().build((None, self.groups * self.channels))
         self.input_spec = None
@@ -39,7 +40,8 @@ class SubSpectralNorm(BatchNorm):
         inner = (self.groups, self.bins // self.groups, self.channels)
         if not training:
             scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-            scale, offset = (ops.reshape(values, (self.groups, self.channels)) for values in (scale, self.beta - self.moving_mean * scale))
+            values = scale, self.beta - self.moving_mean * scale
+            scale, offset = (ops.reshape(value, (self.groups, self.channels)) for value in values)
             return inputs * ops.repeat(scale, inner[1], axis=0) + ops.repeat(offset, inner[1], axis=0)
         bands = ops.transpose(ops.reshape(inputs, (-1, *inner)), (0, 2, 1, 3))
         bands = super().call(ops.reshape(bands, (-1, inner[1], self.groups * self.channels)), training=True)
@@ -114,7 +116,8 @@ def bc_resnet(
     x = normalised(keras.layers.Conv2D(int(2 * base), 5, strides=(1, 2), use_bias=False)(x))
     for stage, (blocks, factor, step) in enumerate(((2, 1, 1), (2, 1.5, 2), (4, 2, 2), (4, 2.5, 1))):
         for block in range(blocks):
-            x = bc_block(x, int(factor * base), step=step if block == 0 else 1, dilation=2 ** stage, dropout=dropout, causal=causal)
+            x = bc_block(x, int(factor * base), step=step if block == 0 else 1, dilation=2 ** stage,
+                         dropout=dropout, causal=causal)
     x = keras.layers.ZeroPadding2D((past[0], (0, 0)))(x)
     x = keras.layers.DepthwiseConv2D(5, use_bias=False)(x)
     x = normalised(keras.layers.Conv2D(int(4 * base), 1, use_bias=False)(x))

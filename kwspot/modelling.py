@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
 import keras
@@ -45,7 +46,7 @@ FAMILIES = ('tcresnet', 'dscnn', 'matchboxnet', 'bcresnet', 'kwt', 'kwspotnet')
 
 
 def load_families() -> None:
-    "Import the modules of `FAMILIES`, each of which registers its architectures; one that is not installed is passed over."
+    "Import the modules of `FAMILIES`, each of which registers its architectures; one not installed is passed over."
     for family in FAMILIES:
         module = f'kwspot.{family}'
         try:
@@ -62,11 +63,12 @@ def register(
     frontend: tuple[str, dict],  # (class name in kwspot.frontend, its options)
     **options,        # options of the network that this name fixes, e.g. `width=2`
 ) -> Callable:        # a decorator that returns the function unchanged
-    "Register the decorated function `(features, n_classes, **options) -> probabilities` under `name`; `ValueError` if another has it."
+    "Register the decorated `(features, n_classes, **options) -> probabilities`; `ValueError` if the name is taken."
     def decorate(network: Callable) -> Callable:
         known = ARCHITECTURES.get(name)
         if known and known.network.__name__ != network.__name__:
-            raise ValueError(f'the name {name!r} is taken by {known.network.__name__}(): register under another name')
+            raise ValueError(f'the name {name!r} is taken by {known.network.__name__}(): '
+                             'register under another name')
         ARCHITECTURES[name] = Architecture(name, network, paper, frontend, options)
         return network
     return decorate
@@ -99,8 +101,10 @@ def _conv_group(
     return keras.layers.Dropout(dropout, name=f'dropout_{names[-1]}')(x)
 
 
-@register('reference', paper='Speech Recognition Using CNN (Kaggle notebook for the TensorFlow Speech Recognition Challenge, 2017)',
-          frontend=('LogSpectrogram', {'max_frequency': 4000.0}))
+_PAPER = 'Speech Recognition Using CNN (Kaggle notebook for the TensorFlow Speech Recognition Challenge, 2017)'
+
+
+@register('reference', paper=_PAPER, frontend=('LogSpectrogram', {'max_frequency': 4000.0}))
 def reference(
     features: keras.KerasTensor,               # (batch, 99, 81, 1) log-spectrogram
     n_classes: int,         # outputs
@@ -142,10 +146,12 @@ class FramesConv(keras.layers.Layer):
         self.kernel_size, self.dilation, self.causal = kernel_size, dilation, causal
 
     def get_config(self):
-        return {**super().get_config(), 'kernel_size': self.kernel_size, 'dilation': self.dilation, 'causal': self.causal}
+        own = {'kernel_size': self.kernel_size, 'dilation': self.dilation, 'causal': self.causal}
+        return {**super().get_config(), **own}
 
     def build(self, input_shape):
-        self.kernel = self.add_weight(shape=(self.kernel_size, 1, input_shape[-1], 1), initializer='glorot_uniform', name='kernel')
+        shape = (self.kernel_size, 1, input_shape[-1], 1)
+        self.kernel = self.add_weight(shape=shape, initializer='glorot_uniform', name='kernel')
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -160,7 +166,7 @@ class FramesConv(keras.layers.Layer):
         columns = tf.nn.depthwise_conv2d(columns, self.kernel, [1, 1, 1, 1], 'VALID')
         return tf.reshape(columns, [-1, frames + rest, channels])[:, :frames]
 
-
+# %% ../nbs/40_modelling.ipynb #db253ab8
 def conv_1d(
     x: keras.KerasTensor,                         # (batch, frames, channels)
     channels: int | None,      # output channels; None: depthwise, each channel on its own, at a stride of 1
@@ -175,7 +181,8 @@ def conv_1d(
         return FramesConv(kernel, dilation=dilation, causal=causal)(x)
     if causal and kernel > 1:
         x = keras.layers.ZeroPadding1D(((kernel - 1) * dilation, 0))(x)
-    return keras.layers.Conv1D(channels, kernel, strides=strides, dilation_rate=dilation, padding='valid' if causal else 'same',
+    return keras.layers.Conv1D(channels, kernel, strides=strides, dilation_rate=dilation,
+                               padding='valid' if causal else 'same',
                                use_bias=False)(x)
 
 # %% ../nbs/40_modelling.ipynb #df093e74
@@ -199,7 +206,7 @@ def normalised(
     *,
     momentum: float = 0.9,            # share of the moving averages that stays at each step
 ):                                    # the same shape
-    "Batch normalisation, then an activation. The moving averages follow faster than Keras's 0.99, for corpora of a hundred batches."
+    "Batch normalisation, then an activation. The averages follow faster than Keras's, for corpora of few batches."
     x = BatchNorm(momentum=momentum, epsilon=1e-5)(x)
     return keras.layers.Activation(activation)(x) if activation else x
 
@@ -220,7 +227,7 @@ def frontend_for(
 def seeded(
     seed: int,  # any integer
 ) -> Iterator[None]:
-    "Inside, Keras layers get repeatable initial weights and dropout; outside, Python's random numbers go on as if nothing happened."
+    "Inside, Keras layers get repeatable weights and dropout; outside, Python's random numbers go on untouched."
     state = random.getstate()
     random.seed(seed)
     try:
@@ -237,11 +244,12 @@ def network(
     seed: int = 0,                   # of the initial weights and dropout
     **options,                       # of the architecture's function
 ) -> keras.Model:                    # (batch, frames, bins, 1) -> (batch, n_classes)
-    "The architecture as a model on ready-made features; `ValueError` for options it does not have or features too small for it."
+    "The architecture on ready-made features; `ValueError` for unknown options or features too small for it."
     chosen = architecture(name)
     known = list(chosen.network.__kwdefaults__ or {})
     if wrong := sorted(set(options) - set(known)):
-        raise ValueError(f'{name!r} has no option {", ".join(map(repr, wrong))}; it has: {", ".join(known) or "none"}')
+        names = ', '.join(map(repr, wrong))
+        raise ValueError(f'{name!r} has no option {names}; it has: {", ".join(known) or "none"}')
     if n_classes < 2:
         raise ValueError(f'a classifier needs at least two classes, not {n_classes}')
     features = keras.Input((*shape, 1), name='features')
@@ -265,7 +273,7 @@ def with_frontend(
     features = keras.layers.Reshape((*features.shape[1:], 1), name='as_picture')(features)
     return keras.Model(waveform, model(features), name=f'{model.name}_on_waveforms')
 
-
+# %% ../nbs/40_modelling.ipynb #8bdfb8ea
 def build(
     name: str,                        # architecture; see `models`
     n_classes: int,                   # outputs
@@ -277,7 +285,7 @@ def build(
     frontend: keras.Layer | None = None,  # in place of the architecture's own
     **options,                        # of the architecture's function
 ) -> keras.Model:
-    "A new model: features (batch, frames, bins, 1) or waveform (batch, n_samples) in, probabilities out. `ValueError` on bad input."
+    "A new model: features (batch, frames, bins, 1) or waveform (batch, n_samples) in, probabilities out."
     frontend = frontend or frontend_for(name, sample_rate=sample_rate)
     frames, bins = frontend.compute_output_shape((None, n_samples))[1:]
     model = network(name, n_classes, (frames, bins), seed=seed, **options)
@@ -291,7 +299,8 @@ def multiply_adds(
     if hasattr(layer, 'multiply_adds'):
         return int(layer.multiply_adds(layer.input.shape))
     kernels = [getattr(layer, name, None) for name in ('kernel', 'depthwise_kernel', 'pointwise_kernel')]
-    positions = math.prod(size or 1 for size in layer.output.shape[1:-1]) if any(k is not None for k in kernels) else 0
+    seen = any(size is not None for size in kernels)
+    positions = math.prod(size or 1 for size in layer.output.shape[1:-1]) if seen else 0
     return sum(math.prod(kernel.shape) * positions for kernel in kernels if kernel is not None)
 
 # %% ../nbs/40_modelling.ipynb #53dd019c
@@ -308,10 +317,11 @@ def _flat(
 
 def layers(
     model: keras.Model,  # built
-) -> pd.DataFrame:       # indexed by layer name: kind, output_shape (without the batch), parameters, trainable, multiply_adds
+) -> pd.DataFrame:       # by layer name: kind, output_shape (no batch), parameters, trainable, multiply_adds
     "What each layer puts out and costs; the inputs are left out."
     rows = [{'layer': layer.name, 'kind': type(layer).__name__, 'output_shape': tuple(layer.output.shape[1:]),
-             'parameters': layer.count_params(), 'trainable': sum(math.prod(weight.shape) for weight in layer.trainable_weights),
+             'parameters': layer.count_params(),
+             'trainable': sum(math.prod(weight.shape) for weight in layer.trainable_weights),
              'multiply_adds': multiply_adds(layer)}
             for layer in _flat(model) if not isinstance(layer, keras.layers.InputLayer)]
     return pd.DataFrame(rows).set_index('layer')
@@ -321,12 +331,13 @@ def layers(
 def _costs(
     name: str,  # architecture
 ) -> tuple[int, int, int]:
-    "Parameters, trained parameters and multiply-adds for 12 classes and one second at 16 kHz, the frontend not counted."
-    return tuple(int(total) for total in layers(build(name, 12))[['parameters', 'trainable', 'multiply_adds']].sum())
+    "Parameters, trained ones and multiply-adds for 12 classes and one second at 16 kHz, without the frontend."
+    costs = layers(build(name, 12))[['parameters', 'trainable', 'multiply_adds']].sum()
+    return tuple(int(total) for total in costs)
 
 
-def models() -> pd.DataFrame:  # indexed by name: parameters, trained, multiply_adds, frontend, paper; the smallest first
-    "Every registered architecture with its cost for 12 classes and one second at 16 kHz; `parameters` includes moving averages."
+def models() -> pd.DataFrame:  # by name: parameters, trained, multiply_adds, frontend, paper; smallest first
+    "Every registered architecture with its cost for 12 classes and one second at 16 kHz."
     load_families()
     rows = [(name, *_costs(name), known.frontend[0], known.paper) for name, known in ARCHITECTURES.items()]
     table = pd.DataFrame(rows, columns=['name', 'parameters', 'trained', 'multiply_adds', 'frontend', 'paper'])
@@ -337,15 +348,19 @@ def _volume(
     axes,               # matplotlib axes
     left: float,        # position of the box
     shape: tuple,       # (frames, bins, channels), (steps, channels) or (channels,)
-    scale: float,       # axes units per frame or bin
+    wide: float = 0.035,  # axes units per frame
+    high: float = 0.08,  # axes units per bin
 ) -> float:             # the position right of it
     "Draw one output as sheets behind each other."
-    frames, bins, channels = (*shape, 1)[:3] if len(shape) == 3 else (shape[0], 1, shape[1]) if len(shape) == 2 else (1, shape[0], 1)
+    if len(shape) == 2: shape = (shape[0], 1, shape[1])
+    elif len(shape) == 1: shape = (1, shape[0], 1)
+    frames, bins, channels = shape[:3]
     sheets = min(8, max(1, round(math.log2(channels)) + 1))
-    width, height = max(0.5, frames * scale), max(0.5, min(bins, 100) * scale)
+    width, height = max(0.5, frames * wide), max(0.5, min(bins, 100) * high)
     for sheet in reversed(range(sheets)):
         corner = (left + 0.25 * sheet, -height / 2 + 0.25 * sheet)
-        axes.add_patch(Rectangle(corner, width, height, facecolor=plt.cm.cividis(0.25 + 0.08 * sheet), edgecolor='white', linewidth=0.6))
+        colour = plt.cm.cividis(0.25 + 0.08 * sheet)
+        axes.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor='white', linewidth=0.6))
     return left + width + 0.25 * sheets
 
 
@@ -358,14 +373,17 @@ def picture(
     "Draw the outputs of a model's main layers, to scale in frames and bins."
     table = layers(model)
     table = table[table['kind'].str.contains(kinds, regex=True)]
-    figure, axes = plt.subplots(figsize=(width, 0.32 * width), dpi=80)
+    boxes = [(key, len(list(rows))) for key, rows in groupby(zip(table['kind'], table['output_shape']))]
+    figure, axes = plt.subplots(figsize=(width, 0.33 * width), dpi=80)
     left = 0.0
-    for _, row in table.iterrows():
-        right = _volume(axes, left, row['output_shape'], 0.08)
-        label = f'{row["kind"]}  ' + '×'.join(map(str, row['output_shape']))
-        axes.text((left + right) / 2, -4.6, label, ha='right', va='top', fontsize=7, rotation=35, rotation_mode='anchor')
-        left = max(right + 0.8, left + 2.4)
-    axes.set(xlim=(-8, left), ylim=(-11, 6), title=f'{model.name}: outputs (frames × bins × channels)', aspect='equal')
+    for (kind, shape), n in boxes:
+        right = _volume(axes, left, shape)
+        label = (f'{n} × ' if n > 1 else '') + f'{kind}  ' + '×'.join(map(str, shape))
+        axes.text((left + right) / 2, -4.4, label, ha='right', va='top', fontsize=8, rotation=35,
+                  rotation_mode='anchor')
+        left = max(right + 0.9, left + 2.4)
+    axes.set(xlim=(-7, left), ylim=(-11, 6), aspect='equal',
+             title=f'{model.name}: outputs (frames × bins × channels)')
     axes.axis('off')
     plt.close(figure)
     return figure
@@ -374,7 +392,7 @@ def picture(
 def draw_block(
     steps: Sequence[str],                            # text of each box, in order
     *,
-    skips: Sequence[tuple[int, int, str]] = (),      # (from before this step, into this step, label) for each path around
+    skips: Sequence[tuple[int, int, str]] = (),  # (before this step, into that one, label) for each path around
     title: str = '',                                 # of the figure
 ) -> Figure:
     "Draw a block as boxes from left to right, with arcs for the paths around."
