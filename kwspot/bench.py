@@ -8,6 +8,7 @@ __all__ = ['Race', 'run_race', 'reference_loop', 'librosa_loop', 'tf_data_pipeli
 
 # %% ../nbs/75_benchmark.ipynb #ecae1102
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def _seconds(work:Callable[[pd.DataFrame, Path], object], # one competitor
              clips:pd.DataFrame,                          # its index
              ) -> float:
     "Wall-clock seconds of one go, writing into a folder that is removed afterwards."
+    if hasattr(os, 'sync'): os.sync()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         work(clips, Path(folder))
@@ -46,7 +48,7 @@ def _seconds(work:Callable[[pd.DataFrame, Path], object], # one competitor
 def run_race(race:Race,            # what to run
              clips:pd.DataFrame,   # an index of word clips
              *,
-             n_rounds:int=3,       # measured rounds
+             n_rounds:int=5,       # measured rounds
              ) -> dict:            # stage, ours and peer in clips/s, ratio
     "Run both competitors alternately and keep the median speed of each."
     few = clips.iloc[:max(int(len(clips) * race.share), 1)]
@@ -218,7 +220,7 @@ def races() -> list[Race]:
 def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None: synthetic clips in a temporary folder
           *,
           n_clips:int=6000,      # clips to synthesise where no corpus is given; a corpus is used whole
-          n_rounds:int=3,        # measured rounds of each race
+          n_rounds:int=5,        # measured rounds of each race
           training:bool=True,    # race an epoch of training too
           say: Callable[[str], None]=lambda text: None, # told what begins
           ) -> pd.DataFrame:     # stage, peer, kwspot and other in clips/s, ratio
