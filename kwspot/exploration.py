@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['check_clip', 'frame_lengths', 'log_specgram', 'custom_fft', 'time_axis', 'specgram_db', 'log_mel_db', 'compare_clips',
-           'plot_clip', 'envelope', 'plot_clip_interactive', 'wav_bytes', 'player']
+           'plot_clip', 'envelope', 'plot_clip_interactive', 'wav_bytes', 'player', 'panel_parts', 'figure_pixels',
+           'png_bytes', 'draw_views', 'mark_time', 'draw_window', 'clip_choices', 'explore_panel', 'somebody_watches',
+           'panel_picture', 'show_panel']
 
 # %% ../nbs/10_exploration.ipynb #c3ff470f
 import io
@@ -19,14 +21,17 @@ def check_clip(
     clip:np.ndarray, # (n_samples,) mono, any real type
     sample_rate:float, # Hz
 )->np.ndarray: # (n_samples,), unchanged
-    "`clip` as an array; `ValueError` when it is no mono recording: two channels, empty, not numbers, a rate that is not positive."
+    "`clip` as an array; `ValueError` when it is no mono recording: two channels, empty, not numbers, no rate."
     clip = np.asarray(clip)
     if clip.ndim != 1:
-        raise ValueError(f'clip of shape {clip.shape}: one channel is needed, shape (n_samples,); average the channels or take one of them')
+        raise ValueError(f'clip of shape {clip.shape}: one channel is needed, shape (n_samples,); '
+                         'average the channels or take one of them')
     if clip.size == 0: raise ValueError('clip is empty: there are no samples to look at')
     if clip.dtype.kind not in 'iuf': raise ValueError(f'clip of type {clip.dtype}: real numbers are needed')
-    if clip.dtype.kind == 'f' and not np.isfinite(clip).all(): raise ValueError('clip holds NaN or infinite samples: repair or drop it')
-    if not (np.isfinite(sample_rate) and sample_rate > 0): raise ValueError(f'sample rate {sample_rate} Hz: it must be above 0')
+    if clip.dtype.kind == 'f' and not np.isfinite(clip).all():
+        raise ValueError('clip holds NaN or infinite samples: repair or drop it')
+    if not (np.isfinite(sample_rate) and sample_rate > 0):
+        raise ValueError(f'sample rate {sample_rate} Hz: it must be above 0')
     return clip
 
 # %% ../nbs/10_exploration.ipynb #3d4e48ca
@@ -37,7 +42,8 @@ def frame_lengths(
     step_size:float=10, # ms, from one window's start to the next one's
 )->tuple[int, int]: # samples a window, samples two neighbours share
     "Window and overlap in samples. `ValueError` when the step is not between one sample and the window."
-    n_window, n_overlap = round(window_size * sample_rate / 1e3), round((window_size - step_size) * sample_rate / 1e3)
+    n_window = round(window_size * sample_rate / 1e3)
+    n_overlap = round((window_size - step_size) * sample_rate / 1e3)
     if not 0 <= n_overlap < n_window:
         raise ValueError(f'step of {step_size} ms with a window of {window_size} ms at {sample_rate} Hz: '
                          'the step must be at least one sample and at most the window')
@@ -52,13 +58,14 @@ def log_specgram(
     step_size:float=10, # ms, from one window's start to the next one's
     eps:float=1e-10, # added to the power before the logarithm, in units of it
 )->np.ndarray: # (n_frames, n_bins) float32, natural logarithm of power per hertz
-    "Log-spectrogram of the reference notebook: Hann window, no detrending. `ValueError` unless mono and a window long."
+    "The reference notebook's log-spectrogram: Hann window, no detrending. `ValueError` unless mono, long enough."
     audio = check_clip(audio, sample_rate)
     n_window, n_overlap = frame_lengths(sample_rate, window_size=window_size, step_size=step_size)
     if audio.size < n_window:
-        raise ValueError(f'clip of {audio.size} samples is shorter than one window of {n_window} ({window_size} ms at {sample_rate} Hz): '
-                         'pad it or choose a smaller window_size')
-    power = signal.spectrogram(audio, fs=sample_rate, window='hann', nperseg=n_window, noverlap=n_overlap, detrend=False)[2]
+        raise ValueError(f'clip of {audio.size} samples is shorter than one window of {n_window} '
+                         f'({window_size} ms at {sample_rate} Hz): pad it or choose a smaller window_size')
+    power = signal.spectrogram(audio, fs=sample_rate, window='hann', nperseg=n_window, noverlap=n_overlap,
+                               detrend=False)[2]
     return np.log(power.T.astype(np.float32) + eps)
 
 # %% ../nbs/10_exploration.ipynb #a53f5240
@@ -66,9 +73,9 @@ def custom_fft(
     y:np.ndarray, # (n_samples,) mono, int16 or float
     fs:float, # sample rate in Hz
     *,
-    exact:bool=False, # True: bin k at k * fs / n_samples; False: the reference's n_samples // 2 points from 0 to fs / 2
+    exact:bool=False, # True: bin k at k * fs / n_samples; False: the reference's even spacing from 0 to fs / 2
 )->tuple[np.ndarray, np.ndarray]: # frequencies in Hz and magnitudes in units of y, each (n_samples // 2,)
-    "One-sided magnitude spectrum of the reference notebook, scaled so that a sine of amplitude 1 shows as 1. `ValueError` unless mono."
+    "The reference notebook's one-sided spectrum: a sine of amplitude 1 shows as 1. `ValueError` unless mono."
     y = check_clip(y, fs)
     n_bins = y.size // 2
     if n_bins == 0: raise ValueError('clip of 1 sample has no spectrum: at least 2 are needed')
@@ -87,7 +94,7 @@ def time_axis(
 def specgram_db(
     clip:np.ndarray, # (n_samples,) mono, int16 or float
     sample_rate:float, # Hz
-)->tuple[np.ndarray, np.ndarray, np.ndarray]: # times (n_frames,) s, frequencies (n_bins,) Hz, levels (n_frames, n_bins) dB
+)->tuple[np.ndarray, np.ndarray, np.ndarray]: # times (s), frequencies (Hz), levels (n_times, n_frequencies) in dB
     "`log_specgram` in decibels with its axes: the middle of each window and the frequency of each bin."
     levels = log_specgram(clip, sample_rate) * np.float32(10 / np.log(10))
     n_window, n_overlap = frame_lengths(sample_rate)
@@ -100,8 +107,8 @@ def log_mel_db(
     sample_rate:float, # Hz
     *,
     n_mels:int=64, # bands
-)->tuple[np.ndarray, np.ndarray, np.ndarray]: # times (n_frames,) s, band centres (n_mels,) Hz, levels (n_frames, n_mels) dB
-    "librosa's log-mel spectrogram, Hann windows of 25 ms every 10 ms centred on the times given, from 20 Hz to half the sample rate."
+)->tuple[np.ndarray, np.ndarray, np.ndarray]: # times (s), band centres (Hz), levels (n_times, n_mels) in dB
+    "librosa's log-mel spectrogram: Hann windows of 25 ms every 10 ms, centred on the times; from 20 Hz."
     with warnings.catch_warnings(): # one of librosa's own imports misses notebook widgets
         warnings.simplefilter('ignore')
         from librosa import mel_frequencies
@@ -109,18 +116,19 @@ def log_mel_db(
     n_window, n_step = round(.025 * sample_rate), round(.01 * sample_rate)
     n_fft = 2**int(np.ceil(np.log2(n_window)))
     padded = np.pad(check_clip(clip, sample_rate).astype(np.float32), n_fft // 2)
-    power = melspectrogram(y=padded, sr=sample_rate, n_fft=n_fft, win_length=n_window, hop_length=n_step, center=False,
-                           n_mels=n_mels, fmin=20, fmax=sample_rate / 2)
+    power = melspectrogram(y=padded, sr=sample_rate, n_fft=n_fft, win_length=n_window, hop_length=n_step,
+                           center=False, n_mels=n_mels, fmin=20, fmax=sample_rate / 2)
     centres = mel_frequencies(n_mels + 2, fmin=20, fmax=sample_rate / 2)[1:-1]
     return np.arange(power.shape[1]) * n_step / sample_rate, centres, 10 * np.log10(power.T + 1e-10)
 
 # %% ../nbs/10_exploration.ipynb #4509fd11
 def _draw_image(axes, times, levels, heights, limits):
-    "Levels as an image in steps of 5 dB (which also keeps the picture small), rows evenly spaced between `heights`."
+    "Levels as an image in steps of 5 dB (which keeps the picture small), rows evenly spaced between `heights`."
     import matplotlib
     half = (times[1] - times[0]) / 2 if len(times) > 1 else .005
-    return axes.imshow(levels.T, origin='lower', aspect='auto', interpolation='nearest', vmin=limits[0], vmax=limits[1],
-                       cmap=matplotlib.colormaps['viridis'].resampled(16), extent=(times[0] - half, times[-1] + half, *heights))
+    place = (times[0] - half, times[-1] + half, *heights)
+    return axes.imshow(levels.T, origin='lower', aspect='auto', interpolation='nearest', extent=place,
+                       vmin=limits[0], vmax=limits[1], cmap=matplotlib.colormaps['viridis'].resampled(16))
 
 # %% ../nbs/10_exploration.ipynb #615e54dc
 def _draw_mel(axes, views, column, limits):
@@ -145,13 +153,14 @@ def compare_clips(
     width:float=2.8, # inches a clip
     height:float=7, # inches
 ): # matplotlib Figure
-    "Several clips side by side, each a column: waveform, log-spectrogram, log-mel, spectrum. All share their axes, so that sizes compare."
+    "Clips side by side, each a column: waveform, log-spectrogram, log-mel, spectrum; on shared axes."
     import matplotlib.pyplot as plt
     clips = {title: check_clip(clip, sample_rate) for title, clip in clips.items()}
     if not clips: raise ValueError('no clips to compare')
     spectra, mels = ([view(clip, sample_rate) for clip in clips.values()] for view in (specgram_db, log_mel_db))
-    figure, axes = plt.subplots(4, len(clips), figsize=(1.4 + width * len(clips), height), dpi=72, squeeze=False, sharey='row',
-                                layout='constrained')
+    figure, axes = plt.subplots(4, len(clips), figsize=(1.4 + width * len(clips), height), dpi=72,
+                                squeeze=False, sharey='row', layout='constrained')
+    seconds = max(clip.size for clip in clips.values()) / sample_rate
     for column, (title, clip) in enumerate(clips.items()):
         wave_axes, specgram_axes, mel_axes, spectrum_axes = axes[:, column]
         wave_axes.plot(time_axis(clip.size, sample_rate), clip, color='#0072B2', linewidth=.5)
@@ -160,7 +169,7 @@ def compare_clips(
         specgram_image = _draw_image(specgram_axes, times, levels, (0, sample_rate / 2000), _shared_limits(spectra))
         mel_image = _draw_mel(mel_axes, mels, column, _shared_limits(mels))
         mel_axes.set(xlabel='time (s)')
-        for row in (wave_axes, specgram_axes, mel_axes): row.set_xlim(0, max(clip.size for clip in clips.values()) / sample_rate)
+        for row in (wave_axes, specgram_axes, mel_axes): row.set_xlim(0, seconds)
         frequencies, magnitudes = custom_fft(clip, sample_rate, exact=True)
         spectrum_axes.plot(frequencies / 1000, magnitudes, color='#0072B2', linewidth=.5)
         spectrum_axes.set(xlabel='frequency (kHz)', xlim=(0, sample_rate / 2000))
@@ -178,7 +187,7 @@ def plot_clip(
     *,
     title:str='', # above the waveform
 ): # matplotlib Figure
-    "A clip in one figure: waveform above log-spectrogram above log-mel over one time axis in seconds, and its spectrum."
+    "A clip in one figure: waveform, log-spectrogram and log-mel over one time axis in seconds, and its spectrum."
     return compare_clips({title: clip}, sample_rate, width=6)
 
 # %% ../nbs/10_exploration.ipynb #447a4b16
@@ -186,7 +195,7 @@ def envelope(
     clip:np.ndarray, # (n_samples,) mono
     max_points:int, # at most this many values, at least 2
 )->tuple[np.ndarray, float]: # values, and how many samples apart they lie
-    "A clip thinned for drawing: the lowest and the highest sample of each block in turn; the clip itself where it is short enough."
+    "A clip thinned for drawing: lowest and highest sample of each block in turn; itself where it is short enough."
     if clip.size <= max_points: return clip, 1.
     block = int(np.ceil(2 * clip.size / max_points))
     whole = np.pad(clip, (0, -clip.size % block), mode='edge').reshape(-1, block)
@@ -201,7 +210,7 @@ def plot_clip_interactive(
     max_points:int=8000, # values of the waveform at most
     max_frames:int=500, # columns of the spectrogram at most
 ): # plotly Figure
-    "Waveform above spectrogram over one time axis, zoomed together; pointing at either tells time, frequency and level with their units."
+    "Waveform above spectrogram over one time axis, zoomed together; pointing tells time, frequency and level."
     from plotly.subplots import make_subplots
     clip = check_clip(clip, sample_rate)
     times, frequencies, levels = specgram_db(clip, sample_rate)
@@ -209,13 +218,15 @@ def plot_clip_interactive(
     levels = np.maximum.reduceat(levels, np.arange(0, len(levels), block)).round().astype(np.int8)
     values, spacing = envelope(clip, max_points)
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=.05, row_heights=[.4, .6])
-    figure.add_scatter(y=values, x0=0, dx=spacing / sample_rate, mode='lines', line=dict(color='#0072B2', width=1), name='waveform',
-                       hovertemplate='%{x:.4f} s<br>%{y}<extra></extra>', row=1, col=1)
+    figure.add_scatter(y=values, x0=0, dx=spacing / sample_rate, mode='lines', line=dict(color='#0072B2', width=1),
+                       name='waveform', hovertemplate='%{x:.4f} s<br>%{y}<extra></extra>', row=1, col=1)
     step = times[1] - times[0] if len(times) > 1 else .01
-    figure.add_heatmap(z=levels.T, x0=times[0] + (block - 1) * step / 2, dx=block * step, y0=0, dy=frequencies[1], colorscale='Viridis',
-                       zmin=int(levels.max()) - 80, zmax=int(levels.max()), colorbar=dict(title='power/Hz (dB)', len=.6, y=.27),
+    figure.add_heatmap(z=levels.T, x0=times[0] + (block - 1) * step / 2, dx=block * step, y0=0, dy=frequencies[1],
+                       zmin=int(levels.max()) - 80, zmax=int(levels.max()), colorscale='Viridis',
+                       colorbar=dict(title='power/Hz (dB)', len=.6, y=.27),
                        hovertemplate='%{x:.3f} s<br>%{y:.0f} Hz<br>%{z} dB<extra></extra>', row=2, col=1)
-    figure.update_layout(title=title, height=480, margin=dict(l=70, r=20, t=50, b=50), showlegend=False, template='plotly_white')
+    figure.update_layout(title=title, height=480, margin=dict(l=70, r=20, t=50, b=50), showlegend=False,
+                         template='plotly_white')
     figure.update_yaxes(title='sample value', row=1).update_yaxes(title='frequency (Hz)', row=2)
     return figure.update_xaxes(range=[0, clip.size / sample_rate]).update_xaxes(title='time (s)', row=2)
 
@@ -226,7 +237,7 @@ def wav_bytes(
     *,
     normalise:bool=False, # raise the loudest sample to full scale
 )->bytes: # a WAV file, 16-bit mono
-    "A clip as the bytes of a WAV file. Floats are clipped to [-1, 1]; integers other than int16 are refused with `ValueError`."
+    "A clip as the bytes of a WAV file. Floats are clipped to [-1, 1]; `ValueError` for integers other than int16."
     clip = check_clip(clip, sample_rate)
     if clip.dtype.kind != 'f' and clip.dtype != np.int16:
         raise ValueError(f'clip of type {clip.dtype}: int16 or float in [-1, 1] is needed')
@@ -248,3 +259,215 @@ def player(
     "The clip as an audio player in the notebook."
     from IPython.display import Audio
     return Audio(data=wav_bytes(clip, sample_rate, normalise=normalise))
+
+# %% ../nbs/10_exploration.ipynb #d50c593c
+def panel_parts():
+    "ipywidgets; `ImportError` that says what to install where it is missing."
+    try: import ipywidgets
+    except ImportError: raise ImportError('the panels need ipywidgets: pip install "kwspot[panels]"') from None
+    return ipywidgets
+
+# %% ../nbs/10_exploration.ipynb #46fea19c
+def figure_pixels(
+    figure:object, # matplotlib Figure
+)->tuple[np.ndarray, tuple[float, float]]: # (height, width, 3) uint8; column of x = 0, columns for x = 1
+    "A figure as pixels, and where the horizontal axis of its first axes runs in them."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (left, _), (right, _) = figure.axes[0].transData.transform([(0, 0), (1, 0)])
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), (left, right - left)
+
+# %% ../nbs/10_exploration.ipynb #5e7950c7
+def png_bytes(
+    pixels:np.ndarray, # (height, width, 3) uint8
+    *,
+    n_colours:int=0, # keep only so many, to store less; 0: all
+)->bytes: # a PNG
+    "Pixels as a PNG, quickly."
+    from PIL import Image
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    if n_colours: image = image.quantize(n_colours)
+    image.save(file, 'png', compress_level=9 if n_colours else 1)
+    return file.getvalue()
+
+# %% ../nbs/10_exploration.ipynb #e784c7f9
+def draw_views(
+    clip:np.ndarray, # (n_samples,) mono, int16 or float, any length of at least one window (20 ms)
+    sample_rate:float, # Hz
+    *,
+    title:str='', # above the waveform
+): # matplotlib Figure
+    "Waveform, log-spectrogram and log-mel of a clip over one time axis in seconds."
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(8.5, 4.8), dpi=80, layout='constrained')
+    rows = figure.subplots(3, 1, sharex=True)
+    spectrogram, mel = specgram_db(clip, sample_rate), log_mel_db(clip, sample_rate)
+    rows[0].plot(time_axis(clip.size, sample_rate), clip, color='#0072B2', linewidth=.5)
+    _draw_image(rows[1], spectrogram[0], spectrogram[2], (0, sample_rate / 2000), _shared_limits([spectrogram]))
+    _draw_mel(rows[2], [mel], 0, _shared_limits([mel]))
+    rows[0].set(title=title, ylabel='sample value', xlim=(0, clip.size / sample_rate))
+    rows[1].set(ylabel='frequency\n(kHz)')
+    rows[2].set(ylabel='mel band,\ncentre (kHz)', xlabel='time (s)')
+    return figure
+
+# %% ../nbs/10_exploration.ipynb #731032da
+def mark_time(
+    pixels:np.ndarray, # (height, width, 3) uint8, from `figure_pixels`
+    axis:tuple[float, float], # column of 0 s, columns a second
+    start_s:float, # beginning of what is marked, s
+    seconds:float=0., # its length; at least two columns are tinted
+)->np.ndarray: # (height, width, 3) uint8
+    "The same picture with a stretch of time tinted orange from top to bottom."
+    first = round(axis[0] + axis[1] * start_s)
+    columns = slice(max(first, 0), max(first + 2, round(axis[0] + axis[1] * (start_s + seconds))))
+    marked = pixels.copy()
+    marked[:, columns] = (.55 * marked[:, columns] + .45 * np.array([230, 159, 0])).astype(np.uint8)
+    return marked
+
+# %% ../nbs/10_exploration.ipynb #18f7a4ff
+def draw_window(
+    clip:np.ndarray, # (n_samples,) mono, int16 or float
+    sample_rate:float, # Hz
+    start_s:float, # where the window begins, s; moved back where it would end after the clip
+    window_ms:float=20, # its length
+): # matplotlib Figure
+    "One window of a clip: samples over time, weighted by a Hann window, and level over frequency."
+    from matplotlib.figure import Figure
+    n_window = min(max(round(window_ms * sample_rate / 1e3), 8), clip.size)
+    first = min(round(start_s * sample_rate), clip.size - n_window)
+    piece, length_ms = clip[first:first + n_window], n_window / sample_rate * 1e3
+    levels = log_specgram(piece, sample_rate, window_size=length_ms, step_size=length_ms)[0] * (10 / np.log(10))
+    figure = Figure(figsize=(8.5, 2.1), dpi=80, layout='constrained')
+    samples, spectrum = figure.subplots(1, 2)
+    samples.plot((first + np.arange(n_window)) / sample_rate, piece, color='#0072B2', linewidth=1)
+    spectrum.plot(np.arange(len(levels)) * sample_rate / n_window / 1e3, levels, color='#D55E00', linewidth=1)
+    samples.set(xlabel='time (s)', ylabel='sample value')
+    samples.margins(x=0)
+    samples.locator_params(axis='x', nbins=5)
+    loudest = -15 if clip.dtype.kind == 'f' else 75  # a sine at full scale has 68 dB in int16
+    spectrum.set(xlabel='frequency (kHz)', ylabel='power/Hz (dB)', xlim=(0, sample_rate / 2000),
+                 ylim=(loudest - 105, loudest))
+    return figure
+
+# %% ../nbs/10_exploration.ipynb #55a7f4c6
+def clip_choices(
+    index:object, # DataFrame from `corpus.index`
+    word:str, # a word of it
+    speaker:str='', # one of those who say it; '': anybody
+    *,
+    n_most:int=200, # no more than so many
+)->list[tuple[str, str]]: # (file name, path)
+    "The clips that a list offers."
+    said = index[(index.word == word) & ((index.speaker == speaker) | (speaker == ''))]
+    return [(path.replace('\\', '/').rpartition('/')[2], path) for path in said.path.head(n_most)]
+
+# %% ../nbs/10_exploration.ipynb #5b3eb60f
+def _clip_parts(words):
+    "The widgets of `explore_panel`, by name."
+    from types import SimpleNamespace
+    widgets = panel_parts()
+    def chooser(name, options=(), width=270):
+        return widgets.Dropdown(options=options, description=name, layout=dict(width=f'{width}px'))
+    def picture(): return widgets.Image(format='png', layout=dict(width='680px'))
+    lengths = [(f'{length} ms', length) for length in (10, 20, 50, 100)]
+    start = widgets.FloatSlider(value=.4, min=0, max=1, step=.005, readout_format='.3f', description='window at',
+                                layout=dict(width='500px'))
+    parts = SimpleNamespace(word=chooser('word', words), speaker=chooser('speaker'), clip=chooser('clip'),
+                            told=widgets.HTML(), views=picture(), sound=widgets.Audio(autoplay=False, loop=False),
+                            start=start, length=chooser('long', lengths, 180), window=picture())
+    parts.length.value = 20
+    rows = [parts.word, parts.speaker, parts.clip], [parts.start, parts.length]
+    choices, scrub = (widgets.HBox(row) for row in rows)
+    parts.box = widgets.VBox([choices, parts.told, parts.views, parts.sound, scrub, parts.window])
+    return parts
+
+# %% ../nbs/10_exploration.ipynb #3bea2bb7
+def _offer(chooser, options):
+    "Other options; the first is chosen."
+    if list(chooser.options) == options: return
+    chooser.options = options
+    chooser.index = 0
+
+def _fill_clips(parts, index):
+    "Offer the clips of the word by the speaker; the first is shown."
+    _offer(parts.clip, clip_choices(index, parts.word.value, parts.speaker.value))
+
+def _fill_speakers(parts, index):
+    "Offer the speakers of the word."
+    speakers = sorted(index.speaker[index.word == parts.word.value].unique())
+    _offer(parts.speaker, [('anybody', ''), *((speaker, speaker) for speaker in speakers if speaker)])
+    _fill_clips(parts, index)
+
+def _show_clip(parts, index):
+    "Read the clip, draw it and load the player."
+    from html import escape
+    from kwspot.corpus import ClipError, read_clip_rate
+    try: parts.audio, parts.rate = read_clip_rate(parts.clip.value)
+    except ClipError as error:
+        parts.told.value = f'<b>{escape(str(error))}</b>'
+        return
+    seconds, speaker = parts.audio.size / parts.rate, index.speaker[index.path == parts.clip.value].iloc[0]
+    title = f'"{parts.word.value}", {speaker or "speaker not known"}'
+    parts.told.value = f'{seconds:.2f} s at {parts.rate:,} Hz'
+    parts.pixels, parts.axis = figure_pixels(draw_views(parts.audio, parts.rate, title=title))
+    parts.sound.value, parts.start.max = wav_bytes(parts.audio, parts.rate), max(seconds - .01, .01)
+    _show_window(parts)
+
+def _show_window(parts):
+    "Mark the window where the slider stands, and draw it."
+    start_s, window_ms = parts.start.value, parts.length.value
+    parts.views.value = png_bytes(mark_time(parts.pixels, parts.axis, start_s, window_ms / 1e3))
+    parts.window.value = png_bytes(figure_pixels(draw_window(parts.audio, parts.rate, start_s, window_ms))[0])
+
+# %% ../nbs/10_exploration.ipynb #3914e188
+def explore_panel(
+    index:object, # DataFrame from `corpus.index`
+    *,
+    word:str='', # shown first; '': the first in the alphabet
+): # an ipywidgets box, to be displayed by `show_panel`
+    "Choose, see, hear and scrub clips. `ImportError` without ipywidgets, `ValueError` with nothing to show."
+    index = index[index.n_samples > .02 * index.sample_rate]
+    words = sorted(index.word.unique(), key=lambda name: (name.startswith('_'), name))
+    if not words: raise ValueError('the index holds no clip that can be read: nothing to look at')
+    if word and word not in words: raise ValueError(f'no clip of {word!r}; there are {", ".join(words)}')
+    parts = _clip_parts(words)
+    parts.word.value = word or words[0]
+    parts.word.observe(lambda change: _fill_speakers(parts, index), 'value')
+    parts.speaker.observe(lambda change: _fill_clips(parts, index), 'value')
+    parts.clip.observe(lambda change: parts.clip.value and _show_clip(parts, index), 'value')
+    for part in (parts.start, parts.length): part.observe(lambda change: _show_window(parts), 'value')
+    _fill_speakers(parts, index)
+    return parts.box
+
+# %% ../nbs/10_exploration.ipynb #c1fedc86
+def somebody_watches()->bool:
+    "Whether a front end for people runs this cell, and not a program that executes notebooks."
+    import sys
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    kernel = getattr(shell, 'kernel', None)
+    return bool(kernel) and 'cellId' in kernel.get_parent().get('metadata', {})
+
+# %% ../nbs/10_exploration.ipynb #7abdfae9
+def panel_picture(
+    box:object, # an ipywidgets box
+)->bytes: # a PNG
+    "The pictures of a panel, one below the other, in few colours."
+    from PIL import Image
+    def pictures(part):
+        if getattr(part, 'format', '') == 'png' and part.value:
+            yield np.asarray(Image.open(io.BytesIO(part.value)).convert('RGB'))
+        for child in getattr(part, 'children', ()): yield from pictures(child)
+    found = list(pictures(box))
+    width = max(picture.shape[1] for picture in found)
+    edges = [((0, 0), (0, width - picture.shape[1]), (0, 0)) for picture in found]
+    padded = [np.pad(picture, edge, constant_values=255) for picture, edge in zip(found, edges)]
+    return png_bytes(np.concatenate(padded), n_colours=64)
+
+
+def show_panel(
+    box:object, # from `explore_panel` or another panel
+)->None:
+    "Display a panel where somebody can touch it, and its picture where not."
+    from IPython.display import Image, display
+    display(box if somebody_watches() else Image(panel_picture(box)))

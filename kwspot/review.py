@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['waveform_svg', 'spectrogram_png', 'flac_bytes', 'clip_figure', 'bars_svg', 'histogram_svg', 'findings_page',
-           'write_findings', 'Reviewer', 'clip_picture', 'review_table']
+           'write_findings', 'Queue', 'Reviewer', 'clip_picture', 'review_table']
 
 # %% ../nbs/23_review.ipynb #43116e80
 import base64
@@ -33,8 +33,10 @@ def waveform_svg(
     scale = 32768 if np.abs(clip.astype(int)).max() > 3277 else max(int(np.abs(clip.astype(int)).max()), 1)
     heights = lambda values: _HEIGHT / 2 * (1 - values / scale)
     columns = np.linspace(0, _WIDTH, len(low))
-    path = ''.join(f'M{x:.1f} {top:.1f}V{max(bottom, top + .7):.1f}' for x, top, bottom in zip(columns, heights(high), heights(low)))
-    return (f'<svg class="wave" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="waveform"><path d="{path}"/></svg>')
+    path = ''.join(f'M{x:.1f} {top:.1f}V{max(bottom, top + .7):.1f}'
+                   for x, top, bottom in zip(columns, heights(high), heights(low)))
+    return (f'<svg class="wave" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+            f'aria-label="waveform"><path d="{path}"/></svg>')
 
 def spectrogram_png(
     clip:np.ndarray, # (n_samples,) mono, int16
@@ -42,10 +44,12 @@ def spectrogram_png(
 )->bytes: # a PNG
     "The spectrogram of a clip, at most 200 frames, low frequencies below."
     import matplotlib.image
-    picture = log_specgram(clip if clip.size >= sample_rate // 20 else np.pad(clip, (0, sample_rate // 20)), sample_rate)
+    if clip.size < sample_rate // 20: clip = np.pad(clip, (0, sample_rate // 20))
+    picture = log_specgram(clip, sample_rate)
     picture = picture[::len(picture) // 200 + 1, ::2].T[::-1]
+    low, high = np.percentile(picture, [5, 99.5]) + [0, 1e-6]
     file = io.BytesIO()
-    matplotlib.image.imsave(file, np.clip(picture, *np.percentile(picture, [5, 99.5]) + [0, 1e-6]), cmap='cividis', format='png')
+    matplotlib.image.imsave(file, np.clip(picture, low, high), cmap='cividis', format='png')
     return file.getvalue()
 
 # %% ../nbs/23_review.ipynb #7c933967
@@ -106,21 +110,30 @@ def histogram_svg(
     low, high = (f([*np.percentile(values, [.5, 99.5]), *limits]) for f in (min, max))
     counts, _ = np.histogram(np.clip(values, low, high), 60, (low, high + 1e-9))
     heights = np.minimum(counts / max(np.partition(counts, -2)[-2], 1), 1) * 70
-    bars = ''.join(f'<rect x="{5 + 6 * i}" y="{100 - height:.1f}" width="5" height="{height:.1f}"/>' for i, height in enumerate(heights) if height)
-    lines = ''.join(f'<path class="limit" d="M{5 + 360 * (limit - low) / (high - low + 1e-9):.1f} 22V102"/>' for limit in limits)
-    return (f'<svg class="chart small" viewBox="0 0 370 120" role="img"><text class="title" x="0" y="14">{html.escape(title)}</text>{bars}'
-            f'{lines}<text x="5" y="116">{low:.3g}</text><text x="365" y="116" text-anchor="end">{high:.3g}</text></svg>')
+    bars = ''.join(f'<rect x="{5 + 6 * i}" y="{100 - height:.1f}" width="5" height="{height:.1f}"/>'
+                   for i, height in enumerate(heights) if height)
+    places = [5 + 360 * (limit - low) / (high - low + 1e-9) for limit in limits]
+    lines = ''.join(f'<path class="limit" d="M{place:.1f} 22V102"/>' for place in places)
+    return (f'<svg class="chart small" viewBox="0 0 370 120" role="img">'
+            f'<text class="title" x="0" y="14">{html.escape(title)}</text>{bars}{lines}'
+            f'<text x="5" y="116">{low:.3g}</text><text x="365" y="116" text-anchor="end">{high:.3g}</text></svg>')
 
 # %% ../nbs/23_review.ipynb #676ecbe6
-_CSS = '''body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222;background:#fff}h1,h2{line-height:1.2}
+_CSS = '''body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}
+body{color:#222;background:#fff}h1,h2{line-height:1.2}
 h2{border-top:1px solid #ccc;padding-top:.8em;scroll-margin-top:3em}small,.note{color:#555}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.15em .8em .15em 0;text-align:left;
-vertical-align:top}td.number{text-align:right}.bad{color:#B33A00;font-weight:600}.chart{width:100%;max-width:620px;display:block}.small{max-width:370px}
-.chart text{font:11px system-ui,sans-serif}.chart .title{font-weight:600}.chart rect{fill:#0072B2}.limit{stroke:#D55E00;stroke-width:2}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));gap:1em}.card{border:1px solid #ddd;border-radius:6px;padding:.6em}
-.card b{word-break:break-all}.wave{width:100%;height:56px;display:block;margin:.25em 0}.wave path{stroke:#0072B2;stroke-width:1.2}audio{width:100%;height:34px}
-.gone{color:#B33A00}input,select,button{font:inherit}#bar{position:sticky;top:0;background:#fff;padding:.5em 0;border-bottom:1px solid #ccc}'''
+vertical-align:top}td.number{text-align:right}.bad{color:#B33A00;font-weight:600}
+.chart{width:100%;max-width:620px;display:block}.small{max-width:370px}
+.chart text{font:11px system-ui,sans-serif}.chart .title{font-weight:600}.chart rect{fill:#0072B2}
+.limit{stroke:#D55E00;stroke-width:2}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));gap:1em}
+.card{border:1px solid #ddd;border-radius:6px;padding:.6em}.card b{word-break:break-all}
+.wave{width:100%;height:56px;display:block;margin:.25em 0}.wave path{stroke:#0072B2;stroke-width:1.2}
+audio{width:100%;height:34px}.gone{color:#B33A00}input,select,button{font:inherit}
+#bar{position:sticky;top:0;background:#fff;padding:.5em 0;border-bottom:1px solid #ccc}'''
 
+# %% ../nbs/23_review.ipynb #ffea25c9
 _SCRIPT = '''const chosen = new Map();
 function tell() { document.getElementById('count').textContent = chosen.size; }
 document.addEventListener('change', event => {
@@ -135,14 +148,16 @@ const quote = text => /[",\\n]/.test(text) ? '"' + text.replaceAll('"', '""') + 
 document.getElementById('save').onclick = () => {
   const lines = [...chosen].map(([clip, [action, value]]) => [clip, action, value, ''].map(quote).join(','));
   const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob(['clip,action,value,note\\n' + lines.join('\\n') + '\\n'], {type: 'text/csv'}));
+  const text = 'clip,action,value,note\\n' + lines.join('\\n') + '\\n';
+  link.href = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));
   link.download = 'decisions.csv'; link.click();
 };
 const rows = JSON.parse(document.getElementById('rows').textContent), body = document.getElementById('all');
 function search() {
   const wanted = document.getElementById('search').value.toLowerCase().split(/ +/).filter(Boolean);
   const found = rows.filter(row => wanted.every(word => row.join(' ').toLowerCase().includes(word)));
-  document.getElementById('found').textContent = 'found: ' + found.length.toLocaleString() + (found.length > 200 ? ', the first 200 are shown' : '');
+  const more = found.length > 200 ? ', the first 200 are shown' : '';
+  document.getElementById('found').textContent = 'found: ' + found.length.toLocaleString() + more;
   body.replaceChildren(...found.slice(0, 200).map(row => {
     const line = document.createElement('tr');
     row.forEach(cell => { const box = document.createElement('td'); box.textContent = cell; line.append(box); });
@@ -151,12 +166,13 @@ function search() {
 }
 document.getElementById('search').oninput = search; search(); tell();'''
 
-# %% ../nbs/23_review.ipynb #ffea25c9
+# %% ../nbs/23_review.ipynb #3decda9d
 def _worst(rows, finding):
     "The clips of a finding, those farthest from the limit first."
     kind = FINDINGS[finding]
     if not kind.limit or not pd.api.types.is_numeric_dtype(rows[kind.column]): return rows
-    return rows.iloc[np.argsort(-(rows[kind.column].astype(float) - float(_bound(kind))).abs().fillna(0).to_numpy(), kind='stable')]
+    distance = (rows[kind.column].astype(float) - float(_bound(kind))).abs().fillna(0).to_numpy()
+    return rows.iloc[np.argsort(-distance, kind='stable')]
 
 def _bound(kind, limits=_LIMITS):
     "The limit of a finding as a number; 0 where it has none."
@@ -171,31 +187,38 @@ def _card(row, name, finding):
     "One clip: name, value, picture, player, choice."
     options = '<option value="">decide</option>' + ''.join(f'<option>{action}</option>' for action in ACTIONS)
     column = FINDINGS[finding].column
-    return (f'<div class="card" data-clip="{html.escape(name, quote=True)}"><b>{html.escape(name)}</b><br><small>{column} = '
-            f'{html.escape(_shown(row[column]))} · {html.escape(row["findings"])}</small>{clip_figure(row["path"])}'
+    return (f'<div class="card" data-clip="{html.escape(name, quote=True)}"><b>{html.escape(name)}</b><br>'
+            f'<small>{column} = {html.escape(_shown(row[column]))} · {html.escape(row["findings"])}</small>'
+            f'{clip_figure(row["path"])}'
             f'<select aria-label="decision">{options}</select> <input hidden size="14"></div>')
 
-# %% ../nbs/23_review.ipynb #3decda9d
+# %% ../nbs/23_review.ipynb #db0f0d51
 def _section(audited, names, finding, n_examples, limits):
     "The part of the page about one finding."
     kind, found = FINDINGS[finding], audited[audited[finding]]
-    judged = pd.api.types.is_numeric_dtype(audited[kind.column]) and kind.limit and kind.column not in ('excess_samples', 'extra_bytes', 'bandwidth_hz')
+    judged = (kind.limit and pd.api.types.is_numeric_dtype(audited[kind.column])
+              and kind.column not in ('excess_samples', 'extra_bytes', 'bandwidth_hz'))
     limit = _bound(kind, limits)
     values = audited[kind.column][audited['word'] != NOISE]
     both = (-limit, limit) if kind.column in ('dc_offset', 'word_offset_s') else (limit,)
     chart = histogram_svg(values, both, title=f'{kind.column}, and its limit') if judged else ''
-    cards = ''.join(_card(row, names[label], finding) for label, row in _worst(found, finding).iloc[:n_examples].iterrows())
-    value = f'Measured: <code>{kind.column}</code>' + (f', limit <code>{kind.limit} = {limit:g}</code>' if kind.limit else '')
-    return (f'<h2 id="{finding}">{finding} <small>{len(found):,} clips, {len(found) / max(len(audited), 1):.2%}</small></h2>'
+    worst = _worst(found, finding).iloc[:n_examples]
+    cards = ''.join(_card(row, names[label], finding) for label, row in worst.iterrows())
+    value = f'Measured: <code>{kind.column}</code>'
+    if kind.limit: value += f', limit <code>{kind.limit} = {limit:g}</code>'
+    share = len(found) / max(len(audited), 1)
+    return (f'<h2 id="{finding}">{finding} <small>{len(found):,} clips, {share:.2%}</small></h2>'
             f'<p>{html.escape(kind.text)}. {value}.</p>{chart}<div class="cards">{cards}</div>')
 
 def _checks_table(audited):
     "The corpus as a whole as a table."
-    rows = ''.join(f'<tr><td>{html.escape(one.text)}</td><td class="number{"" if one.fine else " bad"}">{one.value:,.3g}</td>'
-                   f'<td>{CORPUS_CHECKS[one.check][1]} {one.limit:g}</td></tr>' for one in corpus_checks(audited).itertuples())
+    rows = ''.join(f'<tr><td>{html.escape(one.text)}</td>'
+                   f'<td class="number{"" if one.fine else " bad"}">{one.value:,.3g}</td>'
+                   f'<td>{CORPUS_CHECKS[one.check][1]} {one.limit:g}</td></tr>'
+                   for one in corpus_checks(audited).itertuples())
     return f'<table><tr><th>the corpus as a whole</th><th></th><th>fine</th></tr>{rows}</table>'
 
-# %% ../nbs/23_review.ipynb #db0f0d51
+# %% ../nbs/23_review.ipynb #78c1d781
 def findings_page(
     audited:pd.DataFrame, # as `anomaly.audit` returns it
     *,
@@ -209,16 +232,23 @@ def findings_page(
     there = summary[summary['n_clips'] > 0]
     balance = class_balance(audited[audited['word'] != NOISE]).sort_values('n_clips', ascending=False)
     suspected = audited[audited['findings'] != '']
-    rows = json.dumps([[names[label], row] for label, row in suspected['findings'].items()], ensure_ascii=True).replace('<', '\\u003c')
-    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    rows = json.dumps([[names[label], row] for label, row in suspected['findings'].items()], ensure_ascii=True)
+    rows = rows.replace('<', '\\u003c')
+    policy = ("default-src 'none'; img-src data:; media-src data:; "
+              "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
     sections = ''.join(_section(audited, names, finding, n_examples, limits) for finding in there['finding'])
-    return f'''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{_CSS}</style></head><body><h1>{html.escape(title)}</h1>
-<p>{len(audited):,} recordings, {len(suspected):,} with a finding. A finding is a suspicion: listen before you drop.</p>
-<div id="bar"><button id="save">Save decisions.csv</button> <span id="count">0</span> decisions in this page; <code>kwspot audit CORPUS --apply decisions.csv
---out CLEAN</code> honours them.</div>{_checks_table(audited)}{bars_svg(there["finding"].tolist(), there["n_clips"].tolist(), title="Clips with each finding")}
+    by_finding = bars_svg(there['finding'].tolist(), there['n_clips'].tolist(), title='Clips with each finding')
+    return f'''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}"><meta name="viewport" content="width=device-width">
+<title>{html.escape(title)}</title><style>{_CSS}</style></head><body><h1>{html.escape(title)}</h1>
+<p>{len(audited):,} recordings, {len(suspected):,} with a finding. A finding is a suspicion:
+listen before you drop.</p>
+<div id="bar"><button id="save">Save decisions.csv</button> <span id="count">0</span> decisions in this page;
+<code>kwspot audit CORPUS --apply decisions.csv --out CLEAN</code> honours them.</div>
+{_checks_table(audited)}{by_finding}
 {bars_svg(balance.index.tolist(), balance["n_clips"].tolist(), title="Clips of each word")}{sections}
-<h2>All suspected clips</h2><p><input id="search" size="40" placeholder="word, speaker or finding"> <span id="found"></span></p>
+<h2>All suspected clips</h2>
+<p><input id="search" size="40" placeholder="word, speaker or finding"> <span id="found"></span></p>
 <table><tbody id="all"></tbody></table>
 <script type="application/json" id="rows">{rows}</script><script>{_SCRIPT}</script></body></html>'''
 
@@ -230,15 +260,16 @@ def write_findings(
 ) -> None:
     "Write the findings, one row a clip or a page, whole or not at all. `CorpusError` for another suffix."
     path = Path(path)
-    if path.suffix not in ('.parquet', '.csv', '.html'): raise CorpusError(f'{path}: ends neither in .parquet nor in .csv nor in .html')
+    if path.suffix not in ('.parquet', '.csv', '.html'):
+        raise CorpusError(f'{path}: ends neither in .parquet nor in .csv nor in .html')
     with atomic_write(path) as part:
         if path.suffix == '.html': part.write_text(findings_page(audited, **options), encoding='utf-8')
         elif path.suffix == '.csv': audited.to_csv(part, index=False)
         else: audited.to_parquet(part, index=False)
 
 # %% ../nbs/23_review.ipynb #c009d708
-class Reviewer:
-    "A queue of suspected clips and the decisions about them."
+class Queue:
+    "The suspected clips that nobody has decided about, and a place among them."
     def __init__(self,
         audited:pd.DataFrame, # as `anomaly.audit` returns it
         path:str|os.PathLike, # the file of decisions; made with the first one
@@ -248,14 +279,15 @@ class Reviewer:
         unknown = set(findings or []) - set(FINDINGS)
         if unknown: raise CorpusError(f'no finding is called {sorted(unknown)[0]}; choose of {", ".join(FINDINGS)}')
         self.clips = audited.set_index(pd.Index(clip_names(audited), name='clip'))
-        self.path, self.history = Path(path), []
+        self.path = Path(path)
         if self.path.exists(): read_decisions(self.path) # refuse nonsense now, not after the first decision
         self.ask(findings)
 
     @property
     def decisions(self)->dict: # clip: row
         "What is decided so far, read from the file."
-        return {row['clip']: row for row in read_decisions(self.path).to_dict('records')} if self.path.exists() else {}
+        if not self.path.exists(): return {}
+        return {row['clip']: row for row in read_decisions(self.path).to_dict('records')}
 
     def ask(self,
         findings:list[str]|None=None, # None: all
@@ -270,6 +302,24 @@ class Reviewer:
     def clip(self)->str|None: # 'word/file name'; None at the end
         "The clip to decide about."
         return self.queue[self.place] if self.place < len(self.queue) else None
+
+    def step(self,
+        n:int, # 1: the next clip, -1: the one before
+    ) -> None:
+        "Move without a decision."
+        self.place = min(max(self.place + n, 0), len(self.queue))
+
+# %% ../nbs/23_review.ipynb #21f052b9
+class Reviewer(Queue):
+    "A queue of suspected clips and the decisions about them."
+    def __init__(self,
+        audited:pd.DataFrame, # as `anomaly.audit` returns it
+        path:str|os.PathLike, # the file of decisions; made with the first one
+        *,
+        findings:list[str]|None=None, # which findings to look at; None: all
+    ) -> None:
+        super().__init__(audited, path, findings=findings)
+        self.history = []
 
     def decide(self,
         action:str, # one of ACTIONS
@@ -289,12 +339,6 @@ class Reviewer:
         self.place, clip, before = self.history.pop()
         save_decisions(self.path, [before or dict(clip=clip, action='')])
 
-    def step(self,
-        n:int, # 1: the next clip, -1: the one before
-    ) -> None:
-        "Move without a decision."
-        self.place = min(max(self.place + n, 0), len(self.queue))
-
 # %% ../nbs/23_review.ipynb #0cf7beac
 def clip_picture(
     path:str, # a clip
@@ -309,7 +353,8 @@ def clip_picture(
     top.plot(np.arange(clip.size) / rate, clip, color='#0072B2', linewidth=.5)
     if np.isfinite(word).all(): top.axvspan(*word, color='#E69F00', alpha=.25)
     if clip.size > rate // 20:
-        below.imshow(log_specgram(clip, rate).T, origin='lower', aspect='auto', cmap='cividis', extent=(0, seconds, 0, rate / 2000))
+        below.imshow(log_specgram(clip, rate).T, origin='lower', aspect='auto', cmap='cividis',
+                     extent=(0, seconds, 0, rate / 2000))
     top.set(ylabel='sample value', xlim=(0, seconds))
     below.set(xlabel='time (s)', ylabel='kHz')
     file = io.BytesIO()
@@ -322,21 +367,29 @@ def review_table(
 ): # an ipywidgets box, to be displayed
     "The review table: listen, keep, drop, relabel, trim, undo. `CorpusError` where ipywidgets is missing."
     try: import ipywidgets as widgets
-    except ImportError: raise CorpusError('the review table needs ipywidgets: pip install "kwspot[review]"') from None
+    except ImportError:
+        raise CorpusError('the review table needs ipywidgets: pip install "kwspot[review]"') from None
+    words = sorted(set(reviewer.clips['word']) - {NOISE})
     parts = dict(title=widgets.HTML(), picture=widgets.Image(format='png', layout=dict(width='512px')),
                  sound=widgets.Audio(autoplay=False, loop=False), told=widgets.HTML(),
                  finding=widgets.Dropdown(options=['all findings', *FINDINGS], description='show'),
-                 word=widgets.Combobox(options=sorted(set(reviewer.clips['word']) - {NOISE}), placeholder='the right word', layout=dict(width='160px')),
-                 span=widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=.01, readout_format='.2f', layout=dict(width='300px')),
+                 word=widgets.Combobox(options=words, placeholder='the right word', layout=dict(width='160px')),
+                 span=widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=.01, readout_format='.2f',
+                                               layout=dict(width='300px')),
                  note=widgets.Text(placeholder='a note', layout=dict(width='300px')))
-    buttons = {name: widgets.Button(description=name, layout=dict(width='90px')) for name in ('keep', 'drop', 'relabel', 'trim', 'undo', 'back', 'next')}
+    buttons = {name: widgets.Button(description=name, layout=dict(width='90px'))
+               for name in ('keep', 'drop', 'relabel', 'trim', 'undo', 'back', 'next')}
+    def ask(change):
+        reviewer.ask(None if change.new == 'all findings' else [change.new])
+        _refresh(reviewer, parts)
     for name, button in buttons.items(): button.on_click(lambda _, name=name: _pressed(reviewer, parts, name))
-    parts['finding'].observe(lambda change: (reviewer.ask(None if change.new == 'all findings' else [change.new]), _refresh(reviewer, parts)), 'value')
+    parts['finding'].observe(ask, 'value')
     _refresh(reviewer, parts)
     row = lambda *boxes: widgets.HBox(list(boxes))
     return widgets.VBox([row(parts['finding'], parts['told']), parts['title'], parts['picture'], parts['sound'],
-                         row(*(buttons[name] for name in ('keep', 'drop', 'undo', 'back', 'next'))), row(parts['word'], buttons['relabel']),
-                         row(parts['span'], buttons['trim']), parts['note']])
+                         row(*(buttons[name] for name in ('keep', 'drop', 'undo', 'back', 'next'))),
+                         row(parts['word'], buttons['relabel']), row(parts['span'], buttons['trim']),
+                         parts['note']])
 
 # %% ../nbs/23_review.ipynb #96383a89
 def _pressed(reviewer, parts, name):
@@ -351,17 +404,22 @@ def _pressed(reviewer, parts, name):
 
 def _refresh(reviewer, parts):
     "Show the clip at the place of the queue."
-    parts['told'].value = f'{min(reviewer.place + 1, len(reviewer.queue))} of {len(reviewer.queue)}; {len(reviewer.decisions)} decided'
+    n, n_decided = len(reviewer.queue), len(reviewer.decisions)
+    parts['told'].value = f'{min(reviewer.place + 1, n)} of {n}; {n_decided} decided'
     parts['note'].value = parts['word'].value = ''
     if reviewer.clip is None:
-        parts['title'].value, parts['picture'].value, parts['sound'].value = '<b>All of them are decided.</b>', b'', b''
+        parts['title'].value = '<b>All of them are decided.</b>'
+        parts['picture'].value = parts['sound'].value = b''
         return
     row = reviewer.clips.loc[reviewer.clip]
-    values = ', '.join(f'{FINDINGS[name].column} {_shown(row[FINDINGS[name].column])}' for name in row['findings'].split(', ') if name)
-    parts['title'].value = f'<b>{html.escape(reviewer.clip)}</b> &nbsp; {html.escape(row["findings"])} &nbsp; <small>{html.escape(values)}</small>'
+    columns = [FINDINGS[name].column for name in row['findings'].split(', ') if name]
+    values = html.escape(', '.join(f'{column} {_shown(row[column])}' for column in columns))
+    parts['title'].value = (f'<b>{html.escape(reviewer.clip)}</b> &nbsp; {html.escape(row["findings"])} '
+                            f'&nbsp; <small>{values}</small>')
     try: clip, rate = read_clip_rate(row['path'])
     except CorpusError as error: parts['title'].value, clip = f'<b>{html.escape(str(error))}</b>', None
-    parts['picture'].value = b'' if clip is None else clip_picture(row['path'], (row['word_start_s'], row['word_end_s']))
+    word = row['word_start_s'], row['word_end_s']
+    parts['picture'].value = b'' if clip is None else clip_picture(row['path'], word)
     parts['sound'].value = b'' if clip is None else wav_bytes(clip, rate)
     parts['span'].max = max(1., row['duration_s'])
     parts['span'].value = (0., max(row['duration_s'], .01))
