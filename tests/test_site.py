@@ -93,6 +93,39 @@ def test_pages_hold_no_leftovers():
     assert not found, found
 
 
+def links(path: Path) -> set[str]:
+    "The notebooks that a notebook links to."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown')
+    return set(re.findall(r'\]\(([\w-]+\.ipynb)(?:#[\w-]+)?\)', text))
+
+
+def test_every_notebook_is_reached_from_the_index_and_leads_on():
+    reached, waiting = set(), {'index.ipynb'}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting |= links(root / 'nbs' / name) - reached
+    assert reached == {path.name for path in (root / 'nbs').glob('*.ipynb')}
+    last = {path.name: [''.join(cell['source']) for at, cell in cells(path.parent) if at == path and cell['cell_type'] == 'markdown'][-1]
+            for path in (root / 'nbs').glob('*.ipynb')}
+    assert not [name for name, text in last.items() if not re.search(r'## What to read next\n.*\.ipynb', text, re.S)]
+
+
+def test_stored_outputs_need_no_kernel_and_are_small():
+    alive = {path.name for path, output in outputs(root / 'nbs') if any('widget-view' in kind for kind in output.get('data', {}))}
+    for path in (root / 'nbs').glob('*.ipynb'):
+        if set(json.loads(path.read_text(encoding='utf-8'))['metadata']) - {'kernelspec'}: alive.add(path.name)
+    assert not alive, f'{alive}: stored with living widgets or their state; run by `python .ci/execute.py` before committing'
+    large = {path.name: path.stat().st_size for path in (root / 'nbs').glob('*.ipynb') if path.stat().st_size > 400_000}
+    assert not large, large
+
+
+def test_result_files_hold_no_path_of_one_machine():
+    for path in (root / 'nbs' / 'results').glob('*.json'):
+        assert not re.search(r'(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\)', path.read_text(encoding='utf-8')), path.name
+
+
 def test_notebooks_import_only_lower_numbers():
     module_number = {}
     for path, cell in cells(root / 'nbs'):
