@@ -275,11 +275,12 @@ class Limits:
     bandwidth:float=.86 # smallest bandwidth, as a share of what bands there are at the rate (7.7 kHz at 16 kHz)
     similarity:float=.9 # cross-correlation from which two recordings are one
     name_share:float=.9 # of the names in one form, from which other forms are odd
+    label_doubts:int=1 # most methods that may doubt a label
 
 # %% ../nbs/20_anomaly.ipynb #071349db
 class Finding(NamedTuple):
     "One kind of fault."
-    group:str # 'file', 'length', 'level', 'content' or 'identity'
+    group:str # 'file', 'length', 'level', 'content', 'identity' or 'label'
     text:str # what it means
     column:str # the measured value
     limit:str='' # the field of `Limits` that judges it; '': what is right is told or asked for
@@ -320,6 +321,7 @@ FINDINGS = { # in the order in which they are reported
     'duplicate_other_word': Finding('identity', 'the same recording stands under another word', 'duplicate_of'),
     'duplicate_other_split': Finding('identity', 'the same recording stands in another split', 'duplicate_of'),
     'speaker_leak': Finding('identity', 'the speaker is heard in more than one split', 'n_speaker_splits'),
+    'wrong_label': Finding('label', 'models that never heard the speaker hear another word', 'label_doubts', 'label_doubts'),
 }
 
 # %% ../nbs/20_anomaly.ipynb #b428fbb6
@@ -427,6 +429,7 @@ def judge(
     table['level_db'] = table['speech_dbfs'] - table['speech_dbfs'][spoken].median()
     found = {**_file_findings(table, sample_rate, limits), **_level_findings(table, spoken, limits),
              **_content_findings(table, asked, spoken, limits), **_identity_findings(table, limits)}
+    found['wrong_label'] = table['label_doubts'] > limits.label_doubts if 'label_doubts' in table else pd.Series(False, table.index)
     marks = pd.DataFrame({name: found[name].astype(bool) for name in FINDINGS}, index=table.index)
     names = np.array(list(FINDINGS), dtype=object)
     table['findings'] = [', '.join(names[row]) for row in marks.to_numpy()] if len(table) else pd.Series(dtype=str)
@@ -472,10 +475,11 @@ def _check_folder(index):
 def audit_summary(
     audit:pd.DataFrame, # as `audit` returns it
 )->pd.DataFrame: # finding, n_clips, percent (of all clips), example ('word/file name', '' where there is none), group
-    "How many clips have each finding, and the first of them."
+    "How many clips have each finding, and the first of them. Wrong labels are left out where nobody judged the labels."
     names = clip_names(audit)
     rows = []
     for finding in FINDINGS:
+        if finding == 'wrong_label' and 'label_doubts' not in audit: continue
         found = names[audit[finding]]
         rows.append((finding, len(found), 100 * len(found) / max(len(audit), 1), found.iloc[0] if len(found) else '', FINDINGS[finding].group))
     return pd.DataFrame(rows, columns=['finding', 'n_clips', 'percent', 'example', 'group'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'trim_span', 'check_decision', 'read_decisions', 'save_decisions', 'trimmed_copy', 'hash_text', 'write_wav',
-           'apply_decisions', 'write_clean']
+           'apply_decisions', 'decided_index', 'decisions_mark', 'write_clean']
 
 # %% ../nbs/22_decisions.ipynb #3b295535
 import csv
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import platformdirs
 from .anomaly import clip_names
+from . import corpus as corpora
 from .corpus import NOISE, CorpusError, atomic_folder, atomic_write, read_clip_rate, track
 
 # %% ../nbs/22_decisions.ipynb #eefdd1b1
@@ -177,6 +178,28 @@ def apply_decisions(
     table = table.drop(index=dropped).sort_values(['word', 'path'], kind='stable').reset_index(drop=True) if len(there) else table
     table.attrs = dict(index.attrs)
     return table
+
+# %% ../nbs/22_decisions.ipynb #92325cb3
+def decided_index(
+    corpus:str|Path|pd.DataFrame, # a corpus folder, or an index
+    decisions:pd.DataFrame|str|os.PathLike, # as `read_decisions` returns them, or their file
+    *,
+    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
+)->pd.DataFrame: # the index, as it was decided
+    "The index of a corpus with the decisions in it. `CorpusError` for a packed corpus and for what `apply_decisions` refuses."
+    if isinstance(corpus, (str, Path)): corpus = corpora.index(corpus, speaker_pattern=speaker_pattern)
+    if not isinstance(corpus, pd.DataFrame):
+        raise CorpusError('decisions are about recordings; give the corpus folder or its index, not a packed corpus')
+    return apply_decisions(corpus, decisions)
+
+def decisions_mark(
+    decisions:pd.DataFrame|str|os.PathLike|None, # as `read_decisions` returns them, or their file
+)->str|None: # None for None
+    "How many decisions there are, and a checksum that tells them from others."
+    if decisions is None: return None
+    if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
+    rows = sorted('\t'.join(row) for row in decisions[_COLUMNS[:3]].astype(str).to_numpy().tolist())
+    return f'{len(rows)} decisions, checksum {abs(hash_text(chr(10).join(rows))):016x}'
 
 # %% ../nbs/22_decisions.ipynb #6dfe6c89
 def write_clean(
