@@ -21,6 +21,7 @@ import pandas as pd
 from scipy.special import ndtr, stdtrit
 from . import corpus as corpora
 from .corpus import NOISE, CorpusError, CorpusWarning, read_clip
+from .decisions import decided_index
 from .exploration import wav_bytes
 from .preprocessing import Packed, Task, chop_audio, pack, pad_audio, silence_clips
 
@@ -466,9 +467,11 @@ def evaluate(
     batch_size:int=256, # clips at a time
     seed:int=0, # of the windows of silence and the bootstrap
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
+    decisions:str|Path|pd.DataFrame|None=None, # to honour, for a folder or an index: see `decisions.apply_decisions`
     n_boot:int=2000, # resamples of the bootstrap
 )->dict:
     "The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`. `CorpusError` without any clips."
+    if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed, speaker_pattern=speaker_pattern)
     return {**score_predictions(run, table, probabilities, seed=seed, n_boot=n_boot), 'split': split, 'seed': seed}
 
