@@ -24,7 +24,7 @@ def as_samples(
     scale:float=1., # what full scale becomes: 1 for floats in [-1, 1], 32768 for the raw integers
     dtype:type=np.float64, # float64 or float32
 ) -> np.ndarray: # (..., n_samples) of `dtype`, in [-scale, scale]
-    "The clip as floating-point samples, the same whether it came as int16 or as float. `TypeError` for any other type."
+    "The clip as floating-point samples, the same from int16 and from float. `TypeError` for any other type."
     clip = np.asarray(clip)
     if clip.dtype != np.int16 and clip.dtype.kind != 'f':
         raise TypeError(f'a clip of type {clip.dtype}: give int16, or float in [-1, 1]')
@@ -56,8 +56,10 @@ def framing(
 ) -> Framing:
     "The lengths in samples, rounded as the reference rounds them. `ValueError` where they make no sense."
     window, step = (round(ms * sample_rate / 1000) for ms in (window_ms, step_ms))
-    if window < 2 or step < 1: raise ValueError(f'a window of {window} samples and a step of {step}: give at least 2 and 1')
-    if n_fft is not None and n_fft < window: raise ValueError(f'n_fft={n_fft} is shorter than the window of {window} samples')
+    if window < 2 or step < 1:
+        raise ValueError(f'a window of {window} samples and a step of {step}: give at least 2 and 1')
+    if n_fft is not None and n_fft < window:
+        raise ValueError(f'n_fft={n_fft} is shorter than the window of {window} samples')
     return Framing(window, step, n_fft or window)
 
 # %% ../nbs/11_features.ipynb #b90dca77
@@ -67,7 +69,7 @@ def split_frames(
     *,
     center:bool=False, # pad half a frame of zeros on both sides, as librosa's center=True
 ) -> np.ndarray: # (..., n_frames, frame) a view, no copy
-    "Overlapping frames of the samples; a last piece shorter than a frame is left out. `ValueError` if there is not one frame."
+    "Overlapping frames; a last piece shorter than a frame is left out. `ValueError` if there is not one frame."
     if center:
         half = lengths.frame // 2
         samples = np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(half, half)])
@@ -81,10 +83,11 @@ def split_frames(
 def hann(
     lengths:Framing, # from `framing`
 ) -> np.ndarray: # (frame,) float64, read-only
-    "Periodic Hann window, $\\frac12 - \\frac12\\cos(2\\pi n/N)$, with zeros on both sides where the frame is longer (as librosa does)."
+    "Periodic Hann window, $\\frac12 - \\frac12\\cos(2\\pi n/N)$, zeros on both sides where the frame is longer."
     window = np.zeros(lengths.frame)
     start = (lengths.frame - lengths.window) // 2
-    window[start:start + lengths.window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(lengths.window) / lengths.window)
+    turn = 2 * np.pi * np.arange(lengths.window) / lengths.window
+    window[start:start + lengths.window] = 0.5 - 0.5 * np.cos(turn)
     window.flags.writeable = False
     return window
 
@@ -101,8 +104,8 @@ def power_spectrum(
 def fold_frames(
     frames:np.ndarray, # (..., frame)
     lengths:Framing, # from `framing`
-) -> tuple[np.ndarray, np.ndarray]: # both (..., window // 2): sums and differences of samples equally far from the window's middle
-    "Fold frames about the middle of their window; the window's first sample is left out, a Hann window is zero there."
+) -> tuple[np.ndarray, np.ndarray]: # both (..., window // 2): sums and differences of mirrored samples
+    "Fold frames about the middle of their window; its first sample is left out, where a Hann window is zero."
     half, start = lengths.window // 2, (lengths.frame - lengths.window) // 2
     before = frames[..., start + 1:start + 1 + half]
     after = frames[..., start + lengths.window - half:start + lengths.window][..., ::-1]
@@ -129,7 +132,7 @@ def density_scale(
     lengths:Framing, # from `framing`
     sample_rate:int, # Hz
 ) -> np.ndarray: # (frame // 2 + 1,) float64, read-only; 1/Hz
-    "What turns power into one-sided power spectral density: $1/(f_s \\sum_n w_n^2)$, doubled but for 0 Hz and the Nyquist frequency."
+    "From power to one-sided spectral density: $1/(f_s \\sum_n w_n^2)$, doubled but for 0 Hz and half the rate."
     scale = np.full(lengths.frame // 2 + 1, 2 / (sample_rate * np.sum(hann(lengths) ** 2)))
     scale[0] /= 2
     if lengths.frame % 2 == 0: scale[-1] /= 2
@@ -163,7 +166,8 @@ def log_spectrogram(
     lengths = framing(sample_rate, window_ms=window_ms, step_ms=step_ms)
     n_bins = kept_bins(lengths, sample_rate, max_frequency)
     frames = split_frames(as_samples(clip, scale=scale, dtype=dtype), lengths)
-    density = power_spectrum(frames, hann(lengths))[..., :n_bins] * density_scale(lengths, sample_rate)[:n_bins].astype(dtype)
+    density = power_spectrum(frames, hann(lengths))[..., :n_bins]
+    density = density * density_scale(lengths, sample_rate)[:n_bins].astype(dtype)
     return np.log(density + dtype(eps)).astype(np.float32)
 
 # %% ../nbs/11_features.ipynb #b6a7ce47
@@ -172,10 +176,11 @@ def hz_to_mel(
     *,
     htk:bool=False, # HTK's formula instead of Slaney's
 ) -> np.ndarray: # mel
-    "Slaney's mel scale (linear to 1 kHz, logarithmic above; Auditory Toolbox, 1998), or HTK's $2595\\log_{10}(1 + f/700)$."
+    "Slaney's mel scale (linear to 1 kHz, then logarithmic; Auditory Toolbox), or HTK's $2595\\log_{10}(1+f/700)$."
     frequency = np.asarray(frequency, np.float64)
     if htk: return 2595 * np.log10(1 + frequency / 700)
-    return np.where(frequency < 1000, 3 * frequency / 200, 15 + 27 * np.log(np.maximum(frequency, 1000) / 1000) / np.log(6.4))
+    above = 15 + 27 * np.log(np.maximum(frequency, 1000) / 1000) / np.log(6.4)
+    return np.where(frequency < 1000, 3 * frequency / 200, above)
 
 # %% ../nbs/11_features.ipynb #6d9f9232
 def mel_to_hz(
@@ -200,15 +205,17 @@ def mel_filterbank(
     htk:bool=False, # HTK's mel formula instead of Slaney's
     norm:str|None='slaney', # 'slaney': every triangle has area 1 over Hz; None: every triangle has height 1
 ) -> np.ndarray: # (n_mels, n_fft // 2 + 1) float64, read-only
-    "Triangles evenly spaced on the mel scale, as `librosa.filters.mel` has them. `ValueError` for a band that no bin falls into."
+    "Triangles evenly spaced on the mel scale, as `librosa.filters.mel` has them. `ValueError` for an empty band."
     fmax = sample_rate / 2 if fmax is None else fmax
-    if not 0 <= fmin < fmax <= sample_rate / 2: raise ValueError(f'fmin={fmin}, fmax={fmax}: give 0 <= fmin < fmax <= {sample_rate / 2}')
+    if not 0 <= fmin < fmax <= sample_rate / 2:
+        raise ValueError(f'fmin={fmin}, fmax={fmax}: give 0 <= fmin < fmax <= {sample_rate / 2}')
     if norm not in ('slaney', None): raise ValueError(f"norm={norm!r}: give 'slaney' or None")
     if n_mels < 1: raise ValueError(f'n_mels={n_mels}: give 1 or more')
     edges = mel_to_hz(np.linspace(hz_to_mel(fmin, htk=htk), hz_to_mel(fmax, htk=htk), n_mels + 2), htk=htk)
     frequency = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    weights = np.maximum(0, np.minimum((frequency - lower) / (centre - lower), (upper - frequency) / (upper - centre)))
+    rising, falling = (frequency - lower) / (centre - lower), (upper - frequency) / (upper - centre)
+    weights = np.maximum(0, np.minimum(rising, falling))
     empty = np.flatnonzero(weights.max(1) == 0)
     if len(empty):
         raise ValueError(f'{len(empty)} of {n_mels} mel bands hold no frequency bin, the first is band {empty[0]}: '
@@ -262,7 +269,7 @@ def dct_matrix(
     *,
     lifter:float=0, # 0: none; else coefficient i is weighted with 1 + lifter/2 sin(pi (i+1)/lifter)
 ) -> np.ndarray: # (n_mfcc, n_mels) float64, read-only
-    "Orthonormal DCT-II, $\\sqrt{2/M}\\,\\cos(\\pi i (m + \\frac12)/M)$, the first row over $\\sqrt2$. `ValueError` if rows exceed bands."
+    "Orthonormal DCT-II: $\\sqrt{2/M}\\,\\cos(\\pi i (m + \\frac12)/M)$, row 0 over $\\sqrt2$; not more rows."
     if not 1 <= n_mfcc <= n_mels: raise ValueError(f'n_mfcc={n_mfcc} of {n_mels} mel bands: give 1 to {n_mels}')
     order = np.arange(n_mfcc)[:, None]
     matrix = np.sqrt(2 / n_mels) * np.cos(np.pi * order * (np.arange(n_mels) + 0.5) / n_mels)
@@ -281,11 +288,12 @@ def mfcc(
     eps:float=1e-6, # added before the logarithm
     **mel, # keywords of `mel_energies`: window_ms, step_ms, n_mels, fmin, fmax, ...
 ) -> np.ndarray: # (..., n_frames, n_mfcc) float32
-    "The first coefficients of the orthonormal DCT-II of the log-mel bands (natural logarithm, no cut at a dynamic range)."
+    "The first coefficients of the orthonormal DCT-II of the log-mel bands (natural logarithm, no lower limit)."
     energies = mel_energies(clip, sample_rate, **mel)
     matrix = dct_matrix(n_mfcc, energies.shape[-1], lifter=lifter).astype(energies.dtype)
     bands = np.log(energies + energies.dtype.type(eps))
-    return (bands[..., None, :] @ matrix.T)[..., 0, :].astype(np.float32) # frame by frame: the last bit depends on no other frame
+    by_frame = bands[..., None, :] @ matrix.T # so that the last bit depends on no other frame
+    return by_frame[..., 0, :].astype(np.float32)
 
 # %% ../nbs/11_features.ipynb #dd6367f2
 def smoothing_coefficient(
@@ -293,7 +301,7 @@ def smoothing_coefficient(
     sample_rate:int, # Hz
     step:int, # samples from frame to frame
 ) -> float: # b, between 0 and 1
-    "Coefficient of the first-order smoother $M_t = (1 - b) M_{t-1} + b E_t$ with that time constant (as `librosa.pcen`)."
+    "$b$ of the smoother $M_t = (1 - b) M_{t-1} + b E_t$ with that time constant (as `librosa.pcen`)."
     frames = time_constant * sample_rate / step
     if frames <= 0: raise ValueError(f'time_constant={time_constant} s: give more than 0')
     return (math.sqrt(1 + 4 * frames ** 2) - 1) / (2 * frames ** 2)
@@ -307,9 +315,9 @@ def normalise_channels(
     bias:float=2., # added before the root
     root:float=0.5, # exponent of the compression
     eps:float=1e-6, # keeps the division finite
-    state:np.ndarray|float|None=1., # (..., n_mels) the smoother before the first frame; None: it starts from the first frame's energies
-) -> tuple[np.ndarray, np.ndarray]: # (..., n_frames, n_mels) normalised energies, (..., n_mels) the smoother after the last frame
-    "PCEN, $(E/(\\varepsilon + M)^{g} + \\delta)^{r} - \\delta^{r}$, $M$ the energy smoothed over time (Wang et al., arXiv 1607.05666)."
+    state:np.ndarray|float|None=1., # (..., n_mels) the smoother before the first frame; None: that frame's energies
+) -> tuple[np.ndarray, np.ndarray]: # (..., n_frames, n_mels) normalised, (..., n_mels) the smoother at the end
+    "PCEN, $(E/(\\varepsilon + M)^{g} + \\delta)^{r} - \\delta^{r}$, $M$ smoothed energy (arXiv 1607.05666)."
     if state is None: state = energies[..., 0, :]
     state = np.broadcast_to(np.asarray(state, energies.dtype), energies.shape[:-2] + energies.shape[-1:])
     smooth = np.empty_like(energies)
@@ -336,7 +344,8 @@ def pcen(
     "Per-channel energy normalisation of the mel magnitudes, as `librosa.pcen` (which has no `warm_start`)."
     energies = mel_energies(clip, sample_rate, step_ms=step_ms, power=power, scale=scale, **mel)
     b = smoothing_coefficient(time_constant, sample_rate, framing(sample_rate, step_ms=step_ms).step)
-    values, _ = normalise_channels(energies, b, gain=gain, bias=bias, root=root, eps=eps, state=None if warm_start else 1.)
+    state = None if warm_start else 1.
+    values, _ = normalise_channels(energies, b, gain=gain, bias=bias, root=root, eps=eps, state=state)
     return values.astype(np.float32)
 
 # %% ../nbs/11_features.ipynb #88dba7dc
@@ -346,11 +355,12 @@ def parameters(
     kind:str='log_mel', # 'log_spectrogram', 'log_mel', 'mfcc' or 'pcen'
     **options, # keywords of the function of that name
 ) -> dict: # every keyword and its value
-    "All keywords of a kind of features, defaults filled in. `ValueError` for an unknown kind, `TypeError` for an unknown keyword."
+    "All keywords of a kind of features, with defaults. `ValueError` for an unknown kind, `TypeError` for others."
     if kind not in KINDS: raise ValueError(f'no features named {kind!r}: choose one of {", ".join(KINDS)}')
     given = inspect.signature(KINDS[kind]).parameters
     shared = inspect.signature(mel_energies).parameters if 'mel' in given else {}
-    known = {name: p.default for name, p in {**shared, **given}.items() if p.kind == p.KEYWORD_ONLY and name != 'dtype'}
+    known = {name: parameter.default for name, parameter in {**shared, **given}.items()
+             if parameter.kind == parameter.KEYWORD_ONLY and name != 'dtype'}
     if unknown := options.keys() - known.keys():
         raise TypeError(f'{kind} has no {", ".join(sorted(unknown))}: choose from {", ".join(known)}')
     return {**known, **options}
@@ -363,7 +373,8 @@ def feature_framing(
 ) -> Framing: # lengths in samples
     "The framing behind a kind of features."
     options = parameters(kind, **options)
-    return framing(sample_rate, **{name: options[name] for name in ('window_ms', 'step_ms', 'n_fft') if name in options})
+    given = {name: options[name] for name in ('window_ms', 'step_ms', 'n_fft') if name in options}
+    return framing(sample_rate, **given)
 
 # %% ../nbs/11_features.ipynb #ce391319
 def feature_shape(
@@ -379,8 +390,19 @@ def feature_shape(
     return lengths.n_frames(n_samples, options.get('center', False)), width
 
 # %% ../nbs/11_features.ipynb #b4fa38cf
+def _pcen_from(samples, state, sample_rate, step, options):
+    "PCEN of samples that follow others, and the smoother after them."
+    tuning = {name: options[name] for name in ('gain', 'bias', 'root', 'eps')}
+    others = {*tuning, 'time_constant', 'warm_start'}
+    mel = {name: value for name, value in options.items() if name not in others}
+    energies = mel_energies(samples, sample_rate, **mel)
+    b = smoothing_coefficient(options['time_constant'], sample_rate, step)
+    values, state = normalise_channels(energies, b, state=state, **tuning)
+    return values.astype(np.float32), state
+
+# %% ../nbs/11_features.ipynb #0120eb0b
 class StreamingFeatures:
-    "Features of a recording that comes in chunks of any size: the frames of the whole, as soon as their samples are there."
+    "Features of a recording that comes in chunks of any size: the frames of the whole, as soon as can be."
     def __init__(self,
         kind:str='log_mel', # 'log_spectrogram', 'log_mel', 'mfcc' or 'pcen'
         sample_rate:int=16000, # Hz
@@ -393,7 +415,7 @@ class StreamingFeatures:
 
     def reset(self) -> None:
         "Forget everything heard."
-        self._waiting = np.zeros(self.lengths.frame // 2 if self.center else 0)
+        self._waiting = self._edge()
         self._skip, self._state = 0, None if self.options.get('warm_start') else 1.
 
     def push(self,
@@ -407,22 +429,19 @@ class StreamingFeatures:
         if n_frames == 0:
             self._waiting = samples
             return np.empty((0, feature_shape(self.kind, 0, self.sample_rate, **self.options)[1]), np.float32)
-        used = samples[:(n_frames - 1) * self.lengths.step + self.lengths.frame]
-        self._waiting = samples[n_frames * self.lengths.step:]
-        self._skip = max(0, n_frames * self.lengths.step - len(samples)) # where the step is longer than the frame
-        return self._transform(used)
+        used = n_frames * self.lengths.step # more than there is, where the step is longer than the frame
+        self._waiting, self._skip = samples[used:], max(0, used - len(samples))
+        return self._transform(samples[:used - self.lengths.step + self.lengths.frame])
 
     def finish(self) -> np.ndarray: # (n_new_frames, n_features) float32
         "The frames that reach beyond the end, where frames are centred; then everything is forgotten."
-        last = self.push(np.zeros(self.lengths.frame // 2 if self.center else 0))
+        last = self.push(self._edge())
         self.reset()
         return last
 
+    def _edge(self): return np.zeros(self.lengths.frame // 2 if self.center else 0)
     def _transform(self, samples):
         if self.kind != 'pcen': return KINDS[self.kind](samples, self.sample_rate, **self.options)
-        tuning = ('gain', 'bias', 'root', 'eps')
-        mel = {name: value for name, value in self.options.items() if name not in (*tuning, 'time_constant', 'warm_start')}
-        energies = mel_energies(samples, self.sample_rate, **mel)
-        b = smoothing_coefficient(self.options['time_constant'], self.sample_rate, self.lengths.step)
-        values, self._state = normalise_channels(energies, b, state=self._state, **{name: self.options[name] for name in tuning})
-        return values.astype(np.float32)
+        step = self.lengths.step
+        values, self._state = _pcen_from(samples, self._state, self.sample_rate, step, self.options)
+        return values
