@@ -55,7 +55,8 @@ def conv_2d(
     if causal and kernel[0] > 1:
         missing = max(kernel[1] - strides[1], 0)
         x = keras.layers.ZeroPadding2D(((kernel[0] - 1, 0), (missing // 2, missing - missing // 2)))(x)
-    return keras.layers.Conv2D(channels, kernel, strides=strides, padding='valid' if causal and kernel[0] > 1 else 'same', use_bias=False,
+    padding = 'valid' if causal and kernel[0] > 1 else 'same'
+    return keras.layers.Conv2D(channels, kernel, strides=strides, padding=padding, use_bias=False,
                                kernel_initializer='he_normal')(x)
 
 

@@ -15,7 +15,7 @@ from .modelling import as_sequence, register
 # %% ../nbs/45_kwt.ipynb #2c41f0d5
 @keras.saving.register_keras_serializable('kwspot')
 class Attention(keras.layers.Layer):
-    "Scaled dot-product attention; in: (batch, n, 3 * channels), queries, keys and values side by side; out: (batch, n, channels)."
+    "Scaled dot-product attention: (batch, n, 3 * channels), queries, keys, values, to (batch, n, channels)."
     def __init__(
         self,
         heads: int = 1,    # parts of the channels that attend on their own
@@ -60,7 +60,7 @@ class ClassToken(keras.layers.Layer):
         token = ops.broadcast_to(self.token, (ops.shape(inputs)[0], 1, inputs.shape[2]))
         return ops.concatenate([token, inputs], axis=1) + self.positions
 
-
+# %% ../nbs/45_kwt.ipynb #ccbe0675
 def transformer_layer(
     x: keras.KerasTensor,                    # (batch, n, channels)
     *,
@@ -76,7 +76,7 @@ def transformer_layer(
     hidden = keras.layers.Dropout(dropout)(keras.layers.Dense(channels)(hidden))
     return keras.layers.LayerNormalization(epsilon=1e-5)(keras.layers.Add()([x, hidden]))
 
-
+# %% ../nbs/45_kwt.ipynb #a706c754
 PAPER = "Berg, O'Connor and Cruz, Keyword Transformer: A Self-Attention Model for Keyword Spotting, 2021"
 FRONTEND = ('MFCC', {'n_mfcc': 40, 'n_mels': 40})
 

@@ -44,7 +44,8 @@ def matchbox_block(
     return x
 
 # %% ../nbs/43_matchboxnet.ipynb #f73e16bc
-PAPER = 'Majumdar and Ginsburg, MatchboxNet: 1D Time-Channel Separable Convolutional Neural Network Architecture, 2020'
+PAPER = ('Majumdar and Ginsburg, MatchboxNet: 1D Time-Channel Separable Convolutional Neural Network '
+         'Architecture, 2020')
 FRONTEND = ('MFCC', {'n_mfcc': 64, 'n_mels': 64, 'window_ms': 25.0})
 
 
