@@ -78,9 +78,11 @@ def card_files(
     "The exported files and their proofs."
     rows = [(name, f"`{row['file']}`", f"{row['bytes'] / 1000:,.0f}", f"{row['accuracy']:.2%}", f"{row['top1_agreement']:.2%}",
              f"{row['max_abs_difference']:.1e}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}") for name, row in info['exports'].items()]
+    step = info['exports'].get('litert-stream')
+    steps = f" Of `litert-stream` it is for one step, which moves on by {step['hop_ms']:g} ms." if step else ''
     return ('Each file was asked for the same clips before it got its name. "Same answer" and "largest difference" (of a probability) '
             'compare it with the Keras model that was trained. Latency is for one clip, samples to probabilities, on one thread of '
-            f"{info['proof']['processor']}; Keras and SavedModel take all cores.\n\n"
+            f"{info['proof']['processor']}; Keras and SavedModel take all cores.{steps}\n\n"
             + markdown_table(('format', 'file', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms', 'p99 ms'), rows))
 
 # %% ../nbs/72_card.ipynb #9e8b4762
@@ -95,7 +97,12 @@ def card_limits(
               'get one answer.']
     if 'unknown' not in labels: points.append('It has no answer for other words or for noise: every sound gets one of the labels.')
     elif 'silence' not in labels: points.append('It has no answer for silence: that gets one of the labels as well.')
-    points.append('A probability says how the labels compare for this model; it is not the chance of being right.')
+    calibration = info.get('calibration')
+    points.append('A probability says how the labels compare for this model; it is not the chance of being right.' if not calibration else
+                  f"The files give the probabilities of the network. At a temperature of {calibration['temperature']:.3f}, fitted on the "
+                  f"split `{calibration['split']}`, they are nearer to the chance of being right: the calibration error there is "
+                  f"{100 * calibration['ece_tempered']:.1f} points instead of {100 * calibration['ece']:.1f}. `kwspot spot` and "
+                  '`kwspot stream` apply it; elsewhere, divide the logarithms of the probabilities by it and make them add up to 1 again.')
     points.append('Not for decisions about people, nor where a missed or a false word can do harm.')
     return '\n'.join(f'- {point}' for point in points)
 
@@ -132,6 +139,15 @@ int main() {{
   std::printf("%d bytes, %d labels, the first is %s\\n", KWSPOT_MODEL_BYTES, KWSPOT_N_LABELS, kwspot_labels[0]);
 }}""")}
 SNIPPETS['litert-int8'] = SNIPPETS['litert']
+SNIPPETS['litert-stream'] = ('python', """
+import json, numpy as np, soundfile, zipfile
+from ai_edge_litert.interpreter import Interpreter
+model, facts = Interpreter('{file}').get_signature_runner(), json.loads(zipfile.ZipFile('{file}').read('kwspot.json'))
+steps, (waveform, rate) = facts['steps'], soundfile.read('clip.wav', dtype='float32')  # any number of samples at {sample_rate} Hz
+sound, answer = np.append(np.zeros(steps['n_early'], 'float32'), waveform), {{'state': np.zeros((1, steps['n_state']), 'float32')}}
+for at in range(0, len(sound) - steps['n_input'] + 1, steps['hop']):
+    answer = model(samples=sound[None, at:at + steps['n_input']], state=answer['state'])
+print(facts['labels'][answer['probabilities'].argmax()])""")
 
 
 def card_use(

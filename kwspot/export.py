@@ -7,11 +7,13 @@ __all__ = ['FORMATS', 'FACTS', 'C_HEADER', 'C_ARRAY', 'WRITERS', 'RUNNERS', 'TOL
            'facts_as_files', 'attach_facts', 'check_facts', 'attached_facts', 'seal', 'unsealed', 'quiet', 'Source',
            'save_model', 'litert_converter', 'write_keras', 'write_savedmodel', 'write_sealed', 'write_litert',
            'operations', 'frontend_outputs', 'relu_pairs', 'equalised', 'quantised', 'write_litert_int8', 'write_onnx',
-           'c_text', 'write_c', 'as_waveforms', 'Exported', 'litert_function', 'run_litert', 'c_facts', 'run_c',
-           'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel', 'model_mark', 'export_of',
-           'find_exported', 'load_exported', 'plain_wav', 'read_recording', 'about_recording', 'proof_corpus',
-           'training_clips', 'odd_clips', 'compare', 'latency', 'processor', 'objection', 'Proof', 'make_proof',
-           'judge', 'new_place', 'write_proved', 'about_proof', 'record', 'export', 'bars', 'plot_exports']
+           'c_text', 'write_c', 'write_litert_stream', 'as_waveforms', 'Exported', 'litert_function', 'run_litert',
+           'c_facts', 'run_c', 'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel',
+           'model_mark', 'export_of', 'find_exported', 'stored_temperature', 'load_exported', 'temperature_of',
+           'at_temperature', 'sixteen_bits', 'light_clip', 'loudest_part', 'read_recording', 'about_recording',
+           'proof_corpus', 'training_clips', 'odd_clips', 'compare', 'latency', 'processor', 'objection', 'Proof',
+           'make_proof', 'judge', 'step_figures', 'new_place', 'write_proved', 'about_proof', 'record', 'calibrated',
+           'export', 'bars', 'plot_exports']
 
 # %% ../nbs/71_export.ipynb #fb29b3db
 import contextlib
@@ -39,7 +41,7 @@ class ExportError(ValueError):
 
 
 FORMATS = {'keras': 'model.keras', 'savedmodel': 'savedmodel', 'litert': 'model.tflite', 'litert-int8': 'model-int8.tflite',
-           'onnx': 'model.onnx', 'c': 'c'}
+           'onnx': 'model.onnx', 'c': 'c', 'litert-stream': 'model-stream.tflite'}
 
 # %% ../nbs/71_export.ipynb #50058b3c
 FACTS = 'kwspot.json' # the name of the facts in the archive
@@ -353,8 +355,17 @@ def write_c(
     for name, text in (('h', header), ('cc', array)): (folder / f'kwspot_model.{name}').write_text(text, encoding='ascii', newline='\n')
 
 
+def write_litert_stream(
+    source: Source, # what is written
+    file: Path,     # to write
+) -> None:
+    "The model in steps for LiteRT; the network's state is carried where it can be, else that of the features."
+    from kwspot import stateful
+    stateful.write_steps(source.model, file, source.facts)
+
+
 WRITERS = {'keras': write_keras, 'savedmodel': write_savedmodel, 'litert': write_litert, 'litert-int8': write_litert_int8,
-           'onnx': write_onnx, 'c': write_c}
+           'onnx': write_onnx, 'c': write_c, 'litert-stream': write_litert_stream}
 
 # %% ../nbs/71_export.ipynb #54c86fa0
 def as_waveforms(
@@ -388,7 +399,7 @@ class Exported:
         *,
         batch_size: int = 256,  # clips at a time
     ) -> np.ndarray:            # (n, n_classes) float32
-        "The probability of each label for each clip. `ExportError` for clips of another shape, or that are not numbers."
+        "The probability of each label for each clip, as the model gives it. `ExportError` for clips of another shape, or that are not numbers."
         clips = np.asarray(clips)
         if clips.ndim != 2 or clips.shape[1] != self.n_samples:
             raise ExportError(f'clips must be of shape (n, {self.n_samples}), not {clips.shape}')
@@ -423,8 +434,12 @@ def run_litert(
     facts: Mapping,  # that came with it
     n_threads: int,  # of the runtime
 ) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
-    "A LiteRT file as a function."
-    return litert_function(unsealed(file.read_bytes(), facts, file), n_threads)
+    "A LiteRT file as a function; one in steps hears each clip as a stream of its own and gives its last answer."
+    if 'steps' not in facts: return litert_function(unsealed(file.read_bytes(), facts, file), n_threads)
+    from kwspot.streaming import answers_to, load_steps
+    steps = load_steps(file)
+    package = 'ai-edge-litert' if importlib.util.find_spec('ai_edge_litert') else 'tensorflow'
+    return package, lambda waveforms: np.stack([answers_to(steps, clip).probabilities[-1] for clip in waveforms])
 
 
 def c_facts(
@@ -547,16 +562,24 @@ def find_exported(
     return path, kinds[0]
 
 
+def stored_temperature(
+    folder: Path,  # a run folder, or anything else
+) -> float | None:
+    "The temperature in a run folder's run.json; None where there is none."
+    try: return json.loads((folder / 'run.json').read_text(encoding='utf-8'))['calibration']['temperature']
+    except (OSError, ValueError, KeyError, TypeError): return None
+
+
 def load_exported(
     path: str | Path,    # anything that `export` wrote, or a run folder with a LiteRT export
     *,
     n_threads: int = 1,  # of the runtime
 ) -> Exported:
     "An exported model, ready to use; `ExportError` for what is no model, is cut short, was changed, or carries no labels."
+    own_temperature = {'temperature': stored} if (stored := stored_temperature(Path(path))) else {}
     path, kind = find_exported(Path(path))
     read_facts, make_runner = RUNNERS[kind]
     facts = read_facts(path)
-    if 'steps' in facts: raise ExportError(f'{path}: is a model for streams; give it to kwspot stream')
     try:
         runtime, run = make_runner(path, facts, n_threads)
         shape = run(np.zeros((1, facts['n_samples']), np.float32)).shape
@@ -564,21 +587,75 @@ def load_exported(
     except Exception as error: raise ExportError(f'{path}: cannot be used ({type(error).__name__}); copy it or export it again') from None
     if shape != (1, len(facts['labels'])):
         raise ExportError(f'{path}: gives {shape[-1]} probabilities but lists {len(facts["labels"])} labels; export it again')
-    return Exported(path, facts, runtime, run)
+    return Exported(path, {**facts, **own_temperature}, runtime, run)
 
 # %% ../nbs/71_export.ipynb #6d9dab4c
-def plain_wav(
+def temperature_of(
+    model: object,  # Exported, training.Run, or anything with `info`
+) -> float:
+    "The temperature that goes with a model; 1 where none was fitted."
+    info = getattr(model, 'info', {})
+    found = info.get('temperature') or (info.get('calibration') or {}).get('temperature') or 1.
+    return float(found) if isinstance(found, (int, float)) and 0 < found < float('inf') else 1.
+
+
+def at_temperature(
+    probabilities: np.ndarray, # (..., n_classes)
+    temperature: float,        # above 0; over 1: less sure
+) -> np.ndarray:               # (..., n_classes)
+    "What `operating.temper` gives, without SciPy: the powers 1/temperature of the probabilities, which add up to 1 again."
+    if temperature == 1: return probabilities
+    powers = np.log(np.clip(probabilities, 1e-30, None)) / temperature
+    powers = np.exp(powers - powers.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(probabilities.dtype)
+
+# %% ../nbs/71_export.ipynb #bd7c74b1
+def sixteen_bits(
     file: Path,        # any file
-    sample_rate: int,  # Hz
-) -> np.ndarray | None: # (n,) int16
-    "The samples of a whole 16-bit mono WAV file of that rate; None for any other file."
+) -> tuple[np.ndarray, int] | None: # (n, channels) int16, Hz
+    "Samples and rate of a whole 16-bit WAV or FLAC file; None for any other file."
     import wave
-    try:
-        with wave.open(str(file), 'rb') as recording:
-            plain = recording.getparams()[:3] == (1, 2, sample_rate)
-            content = recording.readframes(recording.getnframes()) if plain else b''
-            return np.frombuffer(content, '<i2') if len(content) == 2 * recording.getnframes() > 0 else None
-    except (wave.Error, EOFError, OSError): return None
+    if file.suffix.lower() == '.flac' and importlib.util.find_spec('soundfile'):
+        import soundfile
+        with contextlib.suppress(RuntimeError, OSError), soundfile.SoundFile(file) as recording:
+            if (recording.format, recording.subtype) == ('FLAC', 'PCM_16') and recording.frames:
+                return recording.read(dtype='int16', always_2d=True), recording.samplerate
+    with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
+        channels, width, rate, n_samples = recording.getparams()[:4]
+        content = recording.readframes(n_samples) if width == 2 else b''
+        if len(content) == 2 * channels * n_samples > 0 and rate: return np.frombuffer(content, '<i2').reshape(-1, channels), rate
+    return None
+
+
+def light_clip(
+    file: Path,        # any file
+    sample_rate: int,  # wanted, Hz
+) -> np.ndarray | None: # (n,) int16
+    "What `corpus.read_clip` gives for a whole 16-bit WAV or FLAC file; None for any other file."
+    if (found := sixteen_bits(file)) is None: return None
+    samples, rate = found
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if rate != sample_rate:
+        import soxr
+        mono = soxr.resample(mono.astype(np.float64), rate, sample_rate, quality='HQ')
+    return mono.astype(np.int16) if mono.dtype.kind == 'i' else np.clip(np.rint(mono), -32768, 32767).astype(np.int16)
+
+
+def loudest_part(
+    clip: np.ndarray,  # (n,) int16
+    n_samples: int,    # wanted
+) -> np.ndarray:       # (n_samples,) or shorter
+    "What `preprocessing.chop_audio` gives: the middle one of the windows with at least 99 % of the energy of the loudest."
+    if len(clip) <= n_samples: return clip
+    total = np.cumsum((clip.astype(np.float64) - clip.mean()) ** 2)
+    energy = total[n_samples - 1:] - np.concatenate([[0], total[:-n_samples]])
+    loudest = int(energy.argmax())
+    quiet = np.flatnonzero(energy < 0.99 * energy[loudest])
+    place = np.searchsorted(quiet, loudest)
+    first = quiet[place - 1] + 1 if place else 0
+    last = quiet[place] - 1 if place < len(quiet) else len(energy) - 1
+    start = int(first + last) // 2
+    return clip[start:start + n_samples]
 
 
 def read_recording(
@@ -588,13 +665,11 @@ def read_recording(
     n_samples: int = 16000,   # wanted
 ) -> np.ndarray:              # (n_samples,) int16
     "A recording as a clip, padded or cut around its loudest part. `corpus.ClipError` where there are no samples that are numbers."
-    clip = plain_wav(Path(file), sample_rate)
-    if clip is None:
+    clip = light_clip(Path(file), sample_rate)
+    if clip is None or not len(clip):
         from kwspot.corpus import read_clip
         clip = read_clip(file, sample_rate=sample_rate)
-    if len(clip) > n_samples:
-        from kwspot.preprocessing import chop_audio
-        clip = chop_audio(clip, n_samples=n_samples)
+    clip = loudest_part(clip, n_samples)
     missing = n_samples - len(clip)
     return np.pad(clip, (missing // 2, missing - missing // 2))
 
@@ -741,6 +816,17 @@ def judge(
     return {**compare(proof.expected, found), 'odd_clips_difference': odd, 'accuracy': float(right.mean()), 'n_clips': len(found),
             'split': proof.split, 'runtime': exported.runtime, **latency(exported.run, exported.n_samples)}
 
+# %% ../nbs/71_export.ipynb #daf3bb98
+def step_figures(
+    file: Path,  # a LiteRT model in steps
+) -> dict:       # hop_ms, carried, n_state; p50_ms and p99_ms of a step
+    "What a stream costs that is heard by this file."
+    from kwspot.streaming import load_steps
+    steps = load_steps(file)
+    state, known = steps.start(), steps.facts
+    return {'hop_ms': steps.hop_ms, 'carried': known['carried'], 'n_state': known['n_state'],
+            **latency(lambda piece: steps.advance(piece, state), known['n_input'])}
+
 # %% ../nbs/71_export.ipynb #94cc4cbd
 @contextlib.contextmanager
 def new_place(
@@ -769,6 +855,7 @@ def write_proved(
         exported = load_exported(temporary)
         figures = judge(exported, proof)
         if reason := objection(format, figures): raise ExportError(f'{place}: was not written: {reason}')
+        if format == 'litert-stream': figures |= step_figures(temporary)
         files = [temporary] if temporary.is_file() else [file for file in temporary.rglob('*') if file.is_file()]
         size = exported.info['n_bytes'] if format == 'c' else sum(file.stat().st_size for file in files)
     return {'file': str(place), 'bytes': size, **figures}
@@ -810,6 +897,14 @@ def record(
     with atomic_write(folder / CARD) as temporary: temporary.write_text(model_card(info), encoding='utf-8', newline='\n')
 
 
+def calibrated(
+    run: object,   # training.Run
+) -> dict:         # with the temperature, if one was fitted
+    "What an exported file must know of the run's calibration."
+    facts = run.info.get('calibration')
+    return {'temperature': facts['temperature']} if facts else {}
+
+
 def export(
     run: object,             # training.Run, finished
     *,
@@ -826,7 +921,7 @@ def export(
     proof = make_proof(run, packed)
     told = about_proof(run, proof)
     facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model'],
-             'task': run.info['task'], 'mark': model_mark(run.folder)}
+             'task': run.info['task'], 'mark': model_mark(run.folder), **calibrated(run)}
     needs_clips = {'litert-int8', 'c'} & set(formats)
     source = Source(run.model, facts, training_clips(run, packed, n_examples) if needs_clips else np.zeros((0, run.n_samples), np.int16))
     figures = {}

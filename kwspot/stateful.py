@@ -392,13 +392,14 @@ def write_steps(
     recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1], to compare on; None: two seconds of noise
 ) -> dict: # file, bytes, n_answers, max_abs_difference, and the facts of the steps
     "Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers differently."
-    from kwspot.export import attach_facts
+    from kwspot.export import attach_facts, seal
     from kwspot.streaming import answers_to, load_steps
     steps = step_model(model, hop_ms=hop_ms, carried=carried)
     if recording is None: recording = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
     with atomic_write(file) as temporary:
-        temporary.write_bytes(steps_to_litert(steps))
-        attach_facts(temporary, {**facts, 'steps': steps.facts})
+        content = steps_to_litert(steps)
+        temporary.write_bytes(content)
+        attach_facts(temporary, {**facts, **seal(content), 'steps': steps.facts})
         found = answers_to(load_steps(temporary), recording).probabilities
         difference = float(np.abs(found - run_steps(steps, recording)[1]).max())
         if not difference <= 1e-4: raise StateError(f'{file}: answers differ from the model by {difference:.2g}; it was not written')

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STREAM_FILE', 'StreamError', 'as_chunk', 'Cutter', 'Windows', 'Steps', 'load_steps', 'litert_advance', 'steps_of',
-           'open_listener', 'export_stream', 'Answers', 'Ear', 'answers_to', 'Decision', 'Event', 'Decider', 'Streamer',
-           'listen', 'resampled', 'read_recording', 'read_raw', 'microphone', 'operating_points', 'choose_threshold',
-           'plot_answers']
+           'open_listener', 'export_stream', 'Answers', 'Ear', 'answers_to', 'Decision', 'decision_for', 'Event',
+           'Decider', 'Streamer', 'listen', 'resampled', 'seconds_missing', 'read_recording', 'Levels', 'read_raw',
+           'microphone', 'operating_points', 'choose_threshold', 'plot_answers', 'smoothed', 'follow', 'judged',
+           'record_button', 'stream_panel']
 
 # %% ../nbs/70_streaming.ipynb #00c2203b
 import importlib.util
@@ -17,8 +18,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-
-from . import features
 
 # %% ../nbs/70_streaming.ipynb #0f0283b2
 class StreamError(ValueError):
@@ -44,7 +43,8 @@ def as_chunk(
             raise StreamError(f'{len(wrong)} of {len(chunk)} samples of a chunk are NaN or infinite, the first is number {wrong[0]}')
         peak = np.abs(chunk).max()
         if peak > _LOUDEST: raise StreamError(f'float samples reach {peak:.0f}: scale them to [-1, 1], or give int16')
-    return features.as_samples(chunk, dtype=np.float32)
+    samples = chunk.astype(np.float32)
+    return samples * np.float32(1 / 32768) if chunk.dtype == np.int16 else samples
 
 # %% ../nbs/70_streaming.ipynb #d59cf42c
 class Cutter:
@@ -67,7 +67,8 @@ class Cutter:
         self._n += len(fresh)
         if self._n < self.size: return np.empty((0, self.size), np.float32)
         joined = np.concatenate(self._waiting)
-        pieces = np.lib.stride_tricks.sliding_window_view(joined, self.size)[::self.hop]
+        alone = len(joined) < self.size + self.hop # a view of one piece is made much faster than one of many
+        pieces = joined[None, :self.size] if alone else np.lib.stride_tricks.sliding_window_view(joined, self.size)[::self.hop]
         used = len(pieces) * self.hop
         self._skip = max(0, used - self._n) # where the hop is longer than the piece
         self._waiting, self._n = [joined[used:].copy()], max(0, self._n - used)
@@ -86,6 +87,10 @@ class Windows:
     def sample_rate(self) -> int: return self.model.sample_rate
     @property
     def n_samples(self) -> int: return self.model.n_samples
+    @property
+    def temperature(self) -> float:
+        from kwspot.export import temperature_of
+        return temperature_of(self.model)
     @property
     def cut(self) -> dict: return {'size': self.n_samples, 'hop': max(1, round(self.hop_ms * self.sample_rate / 1000)), 'n_early': 0}
     n_silent = 0
@@ -110,6 +115,7 @@ class Steps:
     n_samples:int # of the window that it was trained on
     facts:Mapping # hop, n_input, n_early, n_silent, n_state, carried: see `stateful.StepModel`
     advance:Callable # (samples (1, n_input), state (1, n_state)) float32 -> (probabilities (n_classes,), state)
+    temperature:float=1. # fitted to the probabilities, see `export.temperature_of`
 
     @property
     def hop_ms(self) -> float: return 1000 * self.facts['hop'] / self.sample_rate
@@ -136,21 +142,26 @@ def load_steps(
     file:str|Path, # that `stateful.write_steps` wrote
 ) -> Steps:
     "A model in steps from a LiteRT file. `StreamError` for a file that is none."
-    from kwspot.export import attached_facts, quiet
+    from kwspot.export import attached_facts, quiet, unsealed
     facts = attached_facts(Path(file))
     if 'steps' not in facts: raise StreamError(f'{file}: is a model of whole windows, not of steps; give it to Windows(load_exported(...))')
     if importlib.util.find_spec('ai_edge_litert'): from ai_edge_litert.interpreter import Interpreter
     else: from tensorflow.lite import Interpreter
+    content = unsealed(Path(file).read_bytes(), facts, file)
     try:
         with quiet():
-            interpreter = Interpreter(model_path=str(file), num_threads=1)
+            interpreter = Interpreter(model_content=content, num_threads=1)
             interpreter.allocate_tensors()
         ends = interpreter.get_input_details(), interpreter.get_output_details()
         inputs, outputs = ({tensor['shape'][-1]: tensor['index'] for tensor in details} for details in ends)
         steps, n_labels = facts['steps'], len(facts['labels'])
+        if n_labels not in outputs:
+            raise StreamError(f'{file}: lists {n_labels} labels and gives another number of probabilities; export it again')
         places = inputs[steps['n_input']], inputs[steps['n_state']], outputs[n_labels], outputs[steps['n_state']]
-    except (ValueError, RuntimeError, KeyError): raise StreamError(f'{file}: cannot be run in steps; write it again') from None
-    return Steps(tuple(facts['labels']), facts['sample_rate'], facts['n_samples'], steps, litert_advance(interpreter, *places))
+    except StreamError: raise
+    except (ValueError, RuntimeError, KeyError): raise StreamError(f'{file}: cannot be run in steps; export it again') from None
+    ours = tuple(facts['labels']), facts['sample_rate'], facts['n_samples'], steps
+    return Steps(*ours, litert_advance(interpreter, *places), facts.get('temperature', 1.))
 
 
 def litert_advance(
@@ -177,12 +188,13 @@ def steps_of(
 ) -> Steps:
     "A run in steps, by TensorFlow. `stateful.StateError` if it cannot be taken in steps."
     from kwspot import stateful
+    from kwspot.export import temperature_of
     steps = stateful.step_model(run.model, hop_ms=hop_ms, carried=carried)
     function = stateful.explicit(steps)
     def advance(samples, state):
         result = function(samples, state)
         return result['probabilities'].numpy()[0], result['state'].numpy()
-    return Steps(run.labels, run.sample_rate, run.n_samples, steps.facts, advance)
+    return Steps(run.labels, run.sample_rate, run.n_samples, steps.facts, advance, temperature_of(run))
 
 # %% ../nbs/70_streaming.ipynb #84594b73
 STREAM_FILE = 'model-stream.tflite' # in a run's folder export/
@@ -207,15 +219,24 @@ def open_listener(
 
 
 def _load(path):
-    "Steps, an exported model or a run: what is quickest to start."
-    from kwspot.export import FORMATS, attached_facts, load_exported
-    candidates = [path] if path.is_file() else [path / 'export' / name for name in (STREAM_FILE, FORMATS['litert'])]
-    for file in candidates:
-        if not file.is_file(): continue
-        in_steps = file.suffix == '.tflite' and 'steps' in attached_facts(file)
-        return load_steps(file) if in_steps else load_exported(file)
+    "Steps, an exported model or a run: what is quickest to start. Exports that an earlier state of a run left behind do not count."
+    from kwspot.export import FORMATS, attached_facts, load_exported, model_mark, stored_temperature
+    if path.is_file() or not (path / 'run.json').is_file(): return _load_file(path) if path.suffix == '.tflite' else load_exported(path)
+    for name in (STREAM_FILE, FORMATS['litert']):
+        file = path / 'export' / name
+        if file.is_file() and attached_facts(file).get('mark') in (model_mark(path), None):
+            return _load_file(file, stored_temperature(path))
     from kwspot.training import load_run
     return load_run(path)
+
+
+def _load_file(file, temperature=None):
+    "Steps or an exported model from a LiteRT file, with another temperature than its own if one is given."
+    from kwspot.export import attached_facts, load_exported
+    model = load_steps(file) if file.is_file() and 'steps' in attached_facts(file) else load_exported(file)
+    if not temperature: return model
+    if isinstance(model, Steps): return replace(model, temperature=temperature)
+    return replace(model, info={**model.info, 'temperature': temperature})
 
 # %% ../nbs/70_streaming.ipynb #a674a48a
 def export_stream(
@@ -224,14 +245,12 @@ def export_stream(
     hop_ms:float|None=None, # see `stateful.step_model`
     carried:bool|None=None, # see `stateful.step_model`
 ) -> dict: # file, bytes, max_abs_difference, hop, carried, ...
-    "Write a run in steps for LiteRT into its folder export/, proved, and add the figures to run.json."
-    from kwspot import stateful, training
-    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model']}
-    figures = stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts, hop_ms=hop_ms, carried=carried)
-    info = training.read_info(run.folder)
-    exports = {**info.get('exports', {}), 'litert-stream': {**figures, 'file': STREAM_FILE}}
-    training.write_json(run.folder / 'run.json', {**info, 'exports': exports})
-    return figures
+    "Write a run in steps for LiteRT into its folder export/; it must answer as the model does."
+    from kwspot import stateful
+    from kwspot.export import calibrated, model_mark
+    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model'],
+             'mark': model_mark(run.folder), **calibrated(run)}
+    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts, hop_ms=hop_ms, carried=carried)
 
 # %% ../nbs/70_streaming.ipynb #bc262715
 class Answers(NamedTuple):
@@ -250,17 +269,19 @@ class Ear:
 
     def reset(self) -> None:
         "Begin a new stream."
-        self._cutter, self._state, self._n = Cutter(**self.listener.cut), self.listener.start(), 0
+        self._cut, self._state, self._n = self.listener.cut, self.listener.start(), 0
+        self._cutter = Cutter(**self._cut)
 
     def push(self,
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
     ) -> Answers:
         "The answers that this chunk completes. `StreamError` for a chunk that is no audio; the stream stays as it was."
         pieces = self._cutter.push(as_chunk(chunk))
+        if not len(pieces): return Answers(np.zeros(0), np.zeros((0, len(self.listener.labels)), np.float32))
         probabilities, self._state = self.listener.answer(pieces, self._state)
         numbers = np.arange(self._n, self._n + len(pieces))
         self._n += len(pieces)
-        cut, said = self.listener.cut, numbers >= self.listener.n_silent
+        cut, said = self._cut, numbers >= self.listener.n_silent
         times = (cut['size'] - cut['n_early'] + numbers * cut['hop']) / self.listener.sample_rate
         return Answers(times[said], probabilities[said])
 
@@ -294,6 +315,24 @@ class Decision:
             if not 0 <= getattr(self, name) < math.inf: raise StreamError(f'{name}={getattr(self, name)}: give 0 or more')
 
 
+def decision_for(
+    labels:Sequence[str], # of the model
+    *,
+    words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
+    threshold:float|None=None, # None: as in `decision`
+    decision:Decision=Decision(), # all else
+) -> Decision:
+    "How to decide where only some words are wanted, or another threshold. `StreamError` for a word that the model does not know."
+    if threshold is not None: decision = replace(decision, threshold=threshold, release=min(decision.release, threshold / 2))
+    if words is None: return decision
+    known = [label for label in labels if label not in Decision.ignored]
+    wrong = [word for word in words if word not in known]
+    if wrong or not words:
+        what = f'the model has no word {wrong[0]!r}; it knows' if wrong else 'no word is asked for; the model knows'
+        raise StreamError(f'{what} {", ".join(known)}')
+    return replace(decision, ignored=tuple(label for label in labels if label not in words))
+
+
 class Event(NamedTuple):
     "A word that was heard."
     time_s:float # when it was reported: the end of the audio that had been heard, s
@@ -325,7 +364,7 @@ class Decider:
         if not len(answers.times): return []
         rows = np.concatenate([self._last, answers.probabilities])
         self._last = rows[len(rows) - len(self._last):]
-        smooth = np.lib.stride_tricks.sliding_window_view(rows[1:], self.n_smooth, axis=0).mean(axis=-1)
+        smooth = (rows[i:i + self.n_smooth].mean(axis=0) for i in range(1, 1 + len(answers.times)))
         events = [self._decide(float(time_s), row) for time_s, row in zip(answers.times, smooth)]
         return [event for event in events if event]
 
@@ -349,6 +388,7 @@ class Streamer:
         self.ear = Ear(open_listener(model, hop_ms=hop_ms))
         listener = self.ear.listener
         self.labels, self.sample_rate, self.n_samples = listener.labels, listener.sample_rate, listener.n_samples
+        self.temperature = listener.temperature
         self.decider = Decider(self.labels, 1000 * listener.cut['hop'] / self.sample_rate, decision)
         self.reset()
 
@@ -367,11 +407,13 @@ class Streamer:
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
     ) -> list[Event]:
         "The events that this chunk makes. `StreamError` for a chunk that is no audio; the stream stays as it was."
+        from kwspot.export import at_temperature
         try: times, probabilities = self.ear.push(chunk)
         except StreamError as error: raise StreamError(f'at {self.seconds:.2f} s of the stream: {error}') from None
         self.n_heard += len(chunk)
+        if not len(times): return []
         ready = times >= self.n_samples / self.sample_rate - 0.01 # frames may end a little before the window does
-        return self.decider.push(Answers(times[ready], probabilities[ready]))
+        return self.decider.push(Answers(times[ready], at_temperature(probabilities[ready], self.temperature)))
 
     def finish(self) -> list[Event]:
         "The events at the end of a recording, none later than the end. `reset` before the next recording."
@@ -408,22 +450,64 @@ def resampled(
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+def seconds_missing(
+    file:str|Path, # a recording
+    n_samples:int, # that could be read
+) -> float:
+    "How much more sound the header of a WAV file promises than was read, s; 0 for other files and for headers written to a pipe."
+    import wave
+    try:
+        with wave.open(str(file), 'rb') as source: n_promised, rate = source.getnframes(), source.getframerate()
+        there = Path(file).stat().st_size
+    except (wave.Error, EOFError, OSError): return 0.
+    return (n_promised - n_samples) / rate if n_samples < n_promised < 2 ** 30 and there < 2 ** 31 else 0.
+
+
 def read_recording(
     file:str|Path, # WAV, FLAC or what else libsndfile reads
     *,
     sample_rate:int=16000, # wanted, Hz
     chunk_ms:float=1000., # read at a time, ms
 ) -> Iterator[np.ndarray]: # (n,) float32
-    "A recording in chunks: channels averaged, resampled. `StreamError` if it cannot be read."
+    "A recording in chunks: channels averaged, resampled. `StreamError` if it cannot be read, at the end if that was cut off."
     try:
         import soundfile
         with soundfile.SoundFile(file) as source:
             n = max(1, round(source.samplerate * chunk_ms / 1000))
             blocks = (block.mean(axis=1) for block in source.blocks(n, dtype='float32', always_2d=True))
             yield from blocks if source.samplerate == sample_rate else resampled(blocks, source.samplerate, sample_rate)
+            if missing := seconds_missing(file, source.frames):
+                raise StreamError(f'{file}: is cut short, the last {missing:.2f} s that its header promises are not there')
     except (RuntimeError, OSError, TypeError) as error:
         from kwspot.corpus import read_header
         raise StreamError(f'{file}: {read_header(file).problem or "cannot be decoded"}') from error
+
+# %% ../nbs/70_streaming.ipynb #7079b004
+@dataclass
+class Levels:
+    "Counts what makes the events of a stream doubtful."
+    n_samples:int=0 # that passed
+    n_sound:int=0 # of them other than zero
+    n_clipped:int=0 # of them at full scale
+
+    def watch(self,
+        chunks:Iterable[np.ndarray], # (n,) int16 or float in [-1, 1]
+    ) -> Iterator[np.ndarray]: # the same
+        "Pass the chunks on."
+        for chunk in chunks:
+            limit = 32767 if chunk.dtype == np.int16 else 0.9999
+            self.n_samples += len(chunk)
+            self.n_sound += np.count_nonzero(chunk)
+            self.n_clipped += np.count_nonzero(chunk >= limit) + np.count_nonzero(chunk <= -limit)
+            yield chunk
+
+    @property
+    def note(self) -> str:
+        "What makes the events doubtful, in a few words; '' if nothing does."
+        if not self.n_samples: return 'holds no samples: there was nothing to hear'
+        if not self.n_sound: return 'holds nothing but zeros: there was nothing to hear'
+        share = self.n_clipped / self.n_samples
+        return f'is clipped ({share:.0%} of its samples are at full scale): the events are doubtful' if share > 0.01 else ''
 
 # %% ../nbs/70_streaming.ipynb #d648f69d
 def read_raw(
@@ -470,11 +554,12 @@ def operating_points(
 ) -> object: # DataFrame indexed by threshold: miss_rate, false_accepts_per_hour, median_delay_s, ...
     "What each threshold would have reported. Choose on speakers that are neither in the training nor in the test."
     import pandas as pd
+    from kwspot.export import at_temperature
     from kwspot.recordings import score_events
     listener = open_listener(model)
     answers, hop_ms = answers_to(listener, recording), 1000 * listener.cut['hop'] / listener.sample_rate
     late = answers.times >= listener.n_samples / listener.sample_rate - 0.01
-    answers = Answers(*(column[late] for column in answers))
+    answers = Answers(answers.times[late], at_temperature(answers.probabilities[late], listener.temperature))
     keywords = [label for label in listener.labels if label not in decision.ignored]
     rows = {}
     for threshold in thresholds:
@@ -523,3 +608,189 @@ def plot_answers(
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8)
     plt.close(figure)
     return figure
+
+# %% ../nbs/70_streaming.ipynb #eb7bb8e1
+def smoothed(
+    answers:Answers, # from `answers_to`
+    n:int, # how many answers are averaged
+) -> Answers:
+    "The means that a `Decider` judges: over the last `n` answers, zeros before the first."
+    padded = np.concatenate([np.zeros((n - 1, answers.probabilities.shape[1]), np.float32), answers.probabilities])
+    means = np.lib.stride_tricks.sliding_window_view(padded, n, axis=0).mean(axis=-1)
+    return Answers(answers.times, means.reshape(answers.probabilities.shape))
+
+
+def follow(
+    model:object, # as `open_listener` takes it
+    recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
+) -> Answers: # none before a whole window was heard
+    "All answers to a recording and the half second of silence after it."
+    listener = open_listener(model)
+    n_silent = max(listener.n_samples // 2, listener.n_samples - len(recording)) + listener.cut['hop']
+    answers = answers_to(listener, np.concatenate([as_chunk(recording), np.zeros(n_silent, np.float32)]))
+    ready = answers.times >= listener.n_samples / listener.sample_rate - 0.01
+    return Answers(*(column[ready] for column in answers))
+
+
+def judged(
+    model:object, # as `open_listener` takes it
+    answers:Answers, # from `follow`
+    decision:Decision=Decision(), # how to decide
+) -> tuple[Answers, list[Event]]: # smoothed answers, events
+    "What is decided about answers, and what it is decided upon."
+    listener = open_listener(model)
+    decider = Decider(listener.labels, 1000 * listener.cut['hop'] / listener.sample_rate, decision)
+    return smoothed(answers, decider.n_smooth), decider.push(answers)
+
+# %% ../nbs/70_streaming.ipynb #659a88ea
+_RECORD_SCRIPT = """
+function render({ model, el }) {
+  const button = document.createElement('button'), told = document.createElement('span');
+  let recorder = null;
+  button.className = 'jupyter-button lm-Widget';
+  button.textContent = 'record';
+  async function finish(stream, parts) {
+    stream.getTracks().forEach(track => track.stop());
+    recorder = null;
+    button.textContent = 'record';
+    const rate = model.get('sample_rate'), context = new OfflineAudioContext(1, rate, rate);
+    const sound = await context.decodeAudioData(await new Blob(parts).arrayBuffer());
+    const rounded = value => Math.max(-32768, Math.min(32767, Math.round(value * 32768)));
+    const samples = Int16Array.from(sound.getChannelData(0), rounded);
+    told.textContent = ` ${sound.duration.toFixed(1)} s recorded`;
+    model.set('samples', new DataView(samples.buffer));
+    model.save_changes();
+  }
+  button.onclick = async () => {
+    if (recorder) return recorder.stop();
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } }), parts = [];
+      recorder = new MediaRecorder(stream);
+      recorder.ondataavailable = event => parts.push(event.data);
+      recorder.onstop = () => finish(stream, parts).catch(error => { told.textContent = ` ${error.message}`; });
+      recorder.start();
+      button.textContent = 'stop';
+      setTimeout(() => recorder?.stop(), 1000 * model.get('seconds'));
+    } catch (error) { told.textContent = ` no microphone: ${error.message}`; }
+  };
+  el.append(button, told);
+}
+export default { render };
+"""
+
+# %% ../nbs/70_streaming.ipynb #ca73ad46
+def record_button(
+    *,
+    sample_rate:int=16000, # wanted, Hz
+    seconds:float=10., # at most
+): # an anywidget; its trait `samples` holds 16-bit little-endian mono when something was recorded
+    "A button that records in the browser. `StreamError` where anywidget is missing."
+    try: import anywidget, traitlets
+    except ImportError:
+        raise StreamError('recording in the browser needs anywidget: pip install "kwspot[panels]"') from None
+    class RecordButton(anywidget.AnyWidget):
+        _esm = _RECORD_SCRIPT
+        sample_rate = traitlets.Int(16000).tag(sync=True)
+        seconds = traitlets.Float(10.).tag(sync=True)
+        samples = traitlets.Any(b'').tag(sync=True) # what arrives is a view of memory, not bytes
+    return RecordButton(sample_rate=sample_rate, seconds=seconds)
+
+# %% ../nbs/70_streaming.ipynb #63bd85b8
+def _bars(labels, row, threshold, ignored):
+    "Probabilities of a moment as bars, those over the threshold in another colour."
+    from html import escape
+    lines = []
+    for label, value in zip(labels, row):
+        colour = '#999999' if label in ignored else '#D55E00' if value >= threshold else '#0072B2'
+        bar = f'<div style="background:{colour};height:13px;width:{100 * value:.0f}%"></div>'
+        lines.append(f'<tr><td style="text-align:right;padding-right:6px">{escape(label)}</td>'
+                     f'<td style="width:240px;background:#eeeeee">{bar}</td><td>&nbsp;{value:.2f}</td></tr>')
+    return f'<table style="line-height:1.1">{"".join(lines)}</table>'
+
+
+def _event_list(events, time_s):
+    "The events up to a moment, the newest first."
+    past = [event for event in events if event.time_s <= time_s]
+    lines = [f'<b>{event.time_s:.2f} s</b> &nbsp;{event.word} ({event.score:.2f})' for event in past[:-9:-1]]
+    return '<br>'.join(lines) or 'no event yet'
+
+# %% ../nbs/70_streaming.ipynb #abd8a165
+def _stream_parts(names, decision):
+    "The widgets of `stream_panel`, by name."
+    from types import SimpleNamespace
+    from kwspot.exploration import panel_parts
+    widgets = panel_parts()
+    wide = dict(layout=dict(width='420px'))
+    parts = SimpleNamespace(
+        recording=widgets.Dropdown(options=names, description='recording', **wide), told=widgets.HTML(),
+        threshold=widgets.FloatSlider(value=decision.threshold, min=.05, max=.99, step=.01,
+                                      description='threshold', **wide),
+        sound=widgets.Audio(autoplay=False, loop=False), play=widgets.Play(min=0, max=10, interval=100),
+        moment=widgets.IntSlider(min=0, max=10, readout=False, **wide), bars=widgets.HTML(), events=widgets.HTML(),
+        picture=widgets.Image(format='png', layout=dict(width='800px')))
+    widgets.jslink((parts.play, 'value'), (parts.moment, 'value'))
+    parts.choice, walk = widgets.HBox([parts.recording, parts.told]), widgets.HBox([parts.play, parts.moment])
+    now = widgets.HBox([parts.bars, parts.events], layout=dict(grid_gap='40px'))
+    parts.box = widgets.VBox([parts.choice, parts.threshold, parts.sound, walk, parts.picture, now])
+    return parts
+
+# %% ../nbs/70_streaming.ipynb #c565438c
+def _hear(parts, listener, recording):
+    "Ask the model about a recording and load the player."
+    from kwspot.exploration import wav_bytes
+    parts.raw, parts.seconds = follow(listener, recording), len(recording) / listener.sample_rate
+    parts.sound.value = wav_bytes(recording, listener.sample_rate)
+    parts.play.max = parts.moment.max = len(parts.raw.times) - 1
+    parts.play.step = max(1, round(listener.sample_rate / listener.cut['hop'] / 10)) # as fast as it was said
+
+
+def _judge(parts, listener, decision):
+    "Decide with the threshold of the slider, and draw."
+    from kwspot.exploration import figure_pixels
+    threshold, ignored = parts.threshold.value, decision.ignored
+    decision = replace(decision, threshold=threshold, release=min(decision.release, threshold / 2))
+    parts.answers, parts.found = judged(listener, parts.raw, decision)
+    span = 0, parts.answers.times[-1]
+    figure = plot_answers(parts.answers, listener.labels, parts.found, between=span, ignored=ignored)
+    figure.axes[0].axhline(threshold, color='0.4', linestyle=':', linewidth=1)
+    figure.axes[0].set_title('Smoothed probabilities, threshold (dotted), events (triangles)')
+    parts.pixels, parts.axis = figure_pixels(figure)
+    parts.told.value = f'{parts.seconds:.1f} s, {len(parts.found)} event{"s" * (len(parts.found) != 1)}'
+
+
+def _show_moment(parts, listener, decision):
+    "Mark the moment of the slider, with its probabilities and the events so far."
+    from kwspot.exploration import mark_time, png_bytes
+    at = min(parts.moment.value, len(parts.answers.times) - 1)
+    time_s, row = float(parts.answers.times[at]), parts.answers.probabilities[at]
+    parts.picture.value = png_bytes(mark_time(parts.pixels, parts.axis, time_s))
+    parts.bars.value = _bars(listener.labels, row, parts.threshold.value, decision.ignored)
+    parts.events.value = f'at {time_s:.2f} s:<br>' + _event_list(parts.found, time_s)
+
+# %% ../nbs/70_streaming.ipynb #5b017543
+def stream_panel(
+    model:object, # as `open_listener` takes it
+    recordings:Mapping[str, np.ndarray], # name: (n_samples,) mono, int16 or float in [-1, 1], at the model's rate
+    *,
+    decision:Decision=Decision(), # how to decide; the threshold is where the slider begins
+    record:bool=True, # offer to record in the browser, where anywidget is installed
+): # an ipywidgets box, to be displayed by `exploration.show_panel`
+    "Recordings to pick, answers that move, events that appear. `ImportError` without ipywidgets."
+    if not recordings: raise StreamError('there is no recording to listen to: give at least one')
+    listener, known = open_listener(model), dict(recordings)
+    parts = _stream_parts(list(known), decision)
+    def moment(change=None): _show_moment(parts, listener, decision)
+    def judge(change=None): _judge(parts, listener, decision), moment()
+    def hear(change=None): _hear(parts, listener, known[parts.recording.value]), judge()
+    def keep(change):
+        known['recorded'] = np.frombuffer(change.new, '<i2').astype(np.int16)
+        if parts.recording.value == 'recorded': hear()
+        else: parts.recording.options, parts.recording.value = list(known), 'recorded'
+    for part, action in ((parts.recording, hear), (parts.threshold, judge), (parts.moment, moment)):
+        part.observe(action, 'value')
+    if record and importlib.util.find_spec('anywidget'):
+        button = record_button(sample_rate=listener.sample_rate)
+        button.observe(keep, 'samples')
+        parts.choice.children = (*parts.choice.children, button)
+    hear()
+    return parts.box

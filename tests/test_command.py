@@ -222,3 +222,56 @@ def test_decisions_that_make_no_sense_are_one_line(text, tmp_path):
     lines = [line for line in done.stderr.splitlines() if not line.startswith('kwspot: note:')]
     assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith('kwspot: decisions.csv'), done
     assert not (tmp_path / 'clean').exists()
+
+
+def test_train_and_evaluate_honour_decisions(small_run):
+    clips = sorted(file.name for file in (small_run / 'corpus/yes').glob('*.wav'))
+    lines = ['clip,action,value', f'yes/{clips[0]},drop,', f'yes/{clips[1]},relabel,no', f'yes/{clips[2]},trim,0.1-0.6']
+    (small_run / 'mine.csv').write_text('\n'.join(lines), encoding='utf-8')
+    counts = [json.loads(kwspot('evaluate', 'run', 'corpus', '--split', 'all', '--json', *more, cwd=small_run).stdout)['per_class']
+              for more in ([], ['--decisions', 'mine.csv'])]
+    assert [count['yes']['n'] for count in counts] == [len(clips), len(clips) - 2]
+    assert counts[1]['no']['n'] == counts[0]['no']['n'] + 1
+    trained = kwspot('train', 'corpus', '--out', 'decided', '--epochs', 1, '--decisions', 'mine.csv', '--json', cwd=small_run)
+    assert trained.returncode == 0, trained.stderr
+    info, plain = json.loads(trained.stdout), json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))
+    assert info['decisions'].startswith('3 decisions') and info['corpus']['fingerprint'] != plain['corpus']['fingerprint']
+    other = kwspot('train', 'corpus', '--out', 'run', '--epochs', 1, '--decisions', 'mine.csv', cwd=small_run)
+    assert other.returncode == 1 and 'begun with decisions=None' in other.stderr and other.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('args', [['train', 'corpus', '--out', 'never'], ['evaluate', 'run', 'corpus']])
+@pytest.mark.parametrize('text', ['clip,action\nyes/a.wav,remove\n', None])
+def test_decisions_that_cannot_be_read_are_one_line_everywhere(args, text, small_run):
+    (small_run / 'bad.csv').unlink(missing_ok=True)
+    if text: (small_run / 'bad.csv').write_text(text, encoding='utf-8')
+    done = kwspot(*args, '--decisions', 'bad.csv', cwd=small_run)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1) and done.stderr.startswith('kwspot: bad.csv'), done.stderr
+    assert not (small_run / 'never').exists()
+
+
+def test_audit_judges_labels(small_run):
+    done = kwspot('audit', 'corpus', '--labels', '--label-model', 'ridge', '--out', 'labels.csv', '--json', cwd=small_run)
+    assert done.returncode == 0, done.stderr
+    result, header = json.loads(done.stdout), (small_run / 'labels.csv').read_text(encoding='utf-8').splitlines()[0].split(',')
+    assert {'likely_word', 'label_score', 'label_doubts', 'doubted_by', 'wrong_label'} <= set(header)
+    assert len(result['labels']) == 20 and {'clip', 'word', 'likely_word', 'label_score', 'doubted_by'} <= set(result['labels'][0])
+    assert 'wrong_label' in {finding['finding'] for finding in result['findings']}
+
+
+def test_export_writes_the_streaming_form_and_the_temperature_is_applied(small_run):
+    done = kwspot('export', 'run', '--format', 'litert,litert-stream', '--corpus', 'corpus', '--json', cwd=small_run)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)['litert-stream']
+    assert figures['max_abs_difference'] < 1e-3 and figures['hop_ms'] > 0 and (small_run / 'run/export/model-stream.tflite').is_file()
+    assert 'litert-stream' in (small_run / 'run/MODEL_CARD.md').read_text(encoding='utf-8')
+    clip = next((small_run / 'corpus/yes').glob('*.wav'))
+    heard = kwspot('stream', 'run', clip, '--json', cwd=small_run)
+    assert heard.returncode == 0 and json.loads(heard.stdout)['seconds'] > 0, heard.stderr
+    info, sure = json.loads((small_run / 'run/run.json').read_text(encoding='utf-8')), {}
+    for temperature in (0.5, 5.):
+        told = {**info, 'calibration': {'temperature': temperature}}
+        (small_run / 'run/run.json').write_text(json.dumps(told), encoding='utf-8')
+        sure[temperature] = json.loads(kwspot('spot', 'run', clip, '--json', cwd=small_run).stdout)['results'][0]['probability']
+    (small_run / 'run/run.json').write_text(json.dumps(info), encoding='utf-8')
+    assert sure[5.] < sure[0.5]

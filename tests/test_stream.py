@@ -65,12 +65,14 @@ def test_a_pipe_that_ends_in_the_middle_of_a_sample(model, samples):
     assert done.stderr.decode().startswith('kwspot: the stream stopped in the middle of a 16-bit sample') and done.stderr.count(b'\n') == 1
 
 
-@pytest.mark.parametrize('content', ['missing', 'text', 'nan', 'nothing'])
+@pytest.mark.parametrize('content', ['missing', 'folder', 'text', 'nan', 'infinite', 'too loud', 'nothing'])
 def test_what_is_no_audio_is_one_line(content, model, tmp_path):
     file = tmp_path / 'a.wav'
+    values = {'nan': np.nan, 'infinite': np.inf, 'too loud': 3000.}
+    if content == 'folder': file.mkdir()
     if content == 'text': file.write_text('no audio')
     if content == 'nothing': file.write_bytes(b'')
-    if content == 'nan': soundfile.write(file, np.array([0, np.nan], np.float32), 16000, subtype='FLOAT')
+    if content in values: soundfile.write(file, np.array([0, values[content]], np.float32), 16000, subtype='FLOAT')
     done = stream(model, file, '--json')
     assert (done.returncode, done.stdout) == (1, b''), done
     assert done.stderr.startswith(b'kwspot: ') and done.stderr.count(b'\n') == 1, done.stderr
@@ -81,15 +83,47 @@ def test_silence_and_no_audio_at_all_are_fine(model, tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout) == {'source': '-', 'seconds': 0.0, 'events': []}
 
 
+@pytest.mark.parametrize(('factor', 'said'), [(0, 'nothing but zeros'), (1000, 'is clipped'), (1, '')])
+def test_what_makes_events_doubtful_is_said_in_one_line(factor, said, model, samples, tmp_path):
+    loud = np.clip(factor * samples.astype(np.int64), -32768, 32767).astype(np.int16)
+    soundfile.write(tmp_path / 'a.wav', loud, 16000)
+    done = stream(model, tmp_path / 'a.wav', '--json')
+    assert done.returncode == 0 and done.stderr.count(b'\n') == (said != '') and said.encode() in done.stderr, done.stderr
+
+
+def test_a_file_that_was_cut_short_is_heard_to_its_end(model, recording, tmp_path):
+    (tmp_path / 'cut.wav').write_bytes(recording.read_bytes()[:-32001])
+    done = stream(model, tmp_path / 'cut.wav', '--json', '--threshold', 0.2)
+    assert done.returncode == 1 and json.loads(done.stdout)['seconds'] == pytest.approx(5, abs=0.01) and json.loads(done.stdout)['events']
+    assert done.stderr.count(b'\n') == 1 and b'is cut short, the last 1.00 s' in done.stderr, done.stderr
+
+
+def test_only_the_words_that_are_asked_for(model, recording):
+    heard = {word: json.loads(stream(model, recording, '--json', '--threshold', 0.2, '--words', word).stdout)['events'] for word in ('no', 'yes')}
+    assert all({event['word'] for event in events} <= {word} for word, events in heard.items()) and any(heard.values())
+    done = stream(model, recording, '--words', 'yes,maybe')
+    assert done.returncode == 1 and done.stderr.startswith(b"kwspot: the model has no word 'maybe'; it knows no, yes") and done.stderr.count(b'\n') == 1
+
+
 @pytest.mark.parametrize('args', [[], ['--chunk-ms', '0'], ['--threshold', '2']])
 def test_wrong_usage_exits_2(args, model, recording):
     assert stream(model, *([recording] if args else []), *args).returncode == 2
 
 
-def test_a_model_that_is_none(tmp_path, recording, model):
-    (tmp_path / 'cut.tflite').write_bytes(model.read_bytes()[:5000])
-    done = stream(tmp_path / 'cut.tflite', recording)
-    assert done.returncode == 1 and done.stderr.count(b'\n') == 1 and b'Traceback' not in done.stderr
+@pytest.mark.parametrize('content', ['cut', 'one byte short', 'damaged', 'text', 'missing'])
+def test_a_model_that_is_none(content, tmp_path, recording, model):
+    whole, file = model.read_bytes(), tmp_path / 'other.tflite'
+    damaged = whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:]
+    broken = {'cut': whole[:5000], 'one byte short': whole[:-1], 'damaged': damaged, 'text': b'no model\n' * 500}
+    if content in broken: file.write_bytes(broken[content])
+    done = stream(file, recording)
+    assert done.returncode == 1 and done.stderr.count(b'\n') == 1 and done.stderr.startswith(f'kwspot: {file}: '.encode()), done.stderr
+
+
+def test_spot_takes_a_model_in_steps_too(model, samples, tmp_path):
+    soundfile.write(tmp_path / 'a.wav', samples[:16000], 16000)
+    done = subprocess.run([*COMMAND[:-1], 'spot', model, tmp_path / 'a.wav', '--json'], capture_output=True, check=True)
+    assert json.loads(done.stdout)['results'][0]['word'] in ('no', 'unknown', 'yes')
 
 
 def test_a_closed_pipe_is_no_drama(model, samples):
