@@ -34,4 +34,4 @@ def test_the_joint_is_the_same(answers):
     theirs = counts.compute_confident_joint(given, probabilities, calibrate=True)
     ours = confident_joint(given, confident_words(probabilities, given), probabilities.shape[1])
     assert np.abs(ours.sum(1) - theirs.sum(1)).max() < 1e-6
-    assert np.abs(ours - theirs).sum() < .03 * len(given)  # cleanlab rounds the joint to whole clips and gives each word at least one
+    assert np.abs(ours - theirs).max() < 2  # cleanlab rounds each number to whole clips
