@@ -43,6 +43,7 @@ import kwspot
 from . import augment as augmentation
 from . import modelling, preprocessing
 from .corpus import NOISE, CorpusError, CorpusWarning, atomic_write, index
+from .decisions import decided_index, decisions_mark
 
 # %% ../nbs/50_training.ipynb #4eb21684
 class TrainingError(CorpusError):
@@ -118,7 +119,7 @@ def check_recipe(
         if not good: raise TrainingError(f'recipe {recipe.name!r}: {name} is {value!r}; it must be {what}')
     if recipe.weight_decay and recipe.optimiser != 'adamw':
         raise TrainingError(f"recipe {recipe.name!r}: weight_decay needs optimiser='adamw'")
-    known = (*augmentation.WAVEFORM_LAYERS, *augmentation.FEATURE_LAYERS, 'mixup')
+    known = (*augmentation.WAVEFORM_LAYERS, *augmentation.FEATURE_LAYERS, *augmentation.LABEL_LAYERS)
     if wrong := [name for name in recipe.augment if name not in known]:
         raise TrainingError(f'recipe {recipe.name!r}: there is no augmentation {wrong[0]!r}; available: {", ".join(known)}')
 
@@ -136,6 +137,8 @@ RECIPES = {
     'quick': Recipe('quick', model='kwspot-s', epochs=54, **MODERN),
     'best': Recipe('best', model='kwspot-l', epochs=60, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
                    teacher={'epochs': 40, 'label_smoothing': 0.1}),
+    'stream': Recipe('stream', model='kwspot-s', epochs=54, **{**MODERN, 'augment': {
+        'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment']}}),
 }
 
 
@@ -227,12 +230,15 @@ def packed_corpus(
     n_samples: int = 16000,    # of a clip
     speaker_pattern: str | None = None,  # see `corpus.index`
     pack_folder: str | Path | None = None,  # instead of the user's cache folder
+    decisions: str | Path | pd.DataFrame | None = None,  # to honour, see `decisions.apply_decisions`
     progress: bool | None = None,  # show progress; on a terminal if None
 ) -> preprocessing.Packed:
-    "The corpus packed, now or earlier."
-    if isinstance(corpus, preprocessing.Packed): return corpus
+    "The corpus packed, now or earlier; as it was decided, in a place of its own. `CorpusError` for decisions about a packed corpus."
+    if isinstance(corpus, preprocessing.Packed) and decisions is None: return corpus
+    if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     table = corpus if isinstance(corpus, pd.DataFrame) else index(corpus, speaker_pattern=speaker_pattern)
-    place = Path(pack_folder) if pack_folder else pack_place(corpus, sample_rate=sample_rate, n_samples=n_samples)
+    named = corpus if decisions is None else table.assign(path=table['word'] + ' ' + table['path'])
+    place = Path(pack_folder) if pack_folder else pack_place(named, sample_rate=sample_rate, n_samples=n_samples)
     return preprocessing.pack(table, place, sample_rate=sample_rate, n_samples=n_samples, progress=progress)
 
 # %% ../nbs/50_training.ipynb #874abde0
@@ -944,6 +950,7 @@ def train(
     n_samples: int = 16000,     # of a clip; longer ones are cut, shorter ones padded
     speaker_pattern: str | None = None,      # see `corpus.index`
     pack_folder: str | Path | None = None,   # where the packed corpus goes; None: `pack_place`
+    decisions: str | Path | pd.DataFrame | None = None,  # to honour, a CSV file or its table: see `decisions.apply_decisions`
     progress: bool | Callable | None = None, # a line an epoch on stderr (None: only on a terminal), or what to call with it
 ) -> Run:
     """Train on the training speakers, choose on the validation speakers, and leave a run folder; killed, it goes on when called again.
@@ -952,15 +959,16 @@ def train(
     trained, gone on with or written."""
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     out, settings = Path(out), {'task': task, 'seed': seed, 'sample_rate': sample_rate, 'n_samples': n_samples}
+    if decisions is not None: settings['decisions'] = decisions_mark(decisions)
     chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
     earlier = read_info(out) if (out / 'run.json').is_file() else None
     if earlier:
-        check_same(out, earlier, {**settings, 'recipe': dataclasses.asdict(chosen)})
+        check_same(out, earlier, {'decisions': None, **settings, 'recipe': dataclasses.asdict(chosen)})
         if epochs is None: chosen = dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
         if finished(earlier, chosen.epochs): return load_run(out)
     bar = progress if isinstance(progress, bool) else None
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
-                           pack_folder=pack_folder, progress=bar)
+                           pack_folder=pack_folder, decisions=decisions, progress=bar)
     lesson = make_lesson(packed, preprocessing.make_task(task, packed.clips[packed.clips['ok']]))
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
