@@ -285,6 +285,7 @@ class Finding(NamedTuple):
     column:str # the measured value
     limit:str='' # the field of `Limits` that judges it; '': what is right is told or asked for
 
+# %% ../nbs/20_anomaly.ipynb #76f94627
 FINDINGS = { # in the order in which they are reported
     'unreadable': Finding('file', 'no samples can be read from the file; `problem` says why', 'problem'),
     'truncated': Finding('file', 'the header promises more samples than the file holds', 'problem'),

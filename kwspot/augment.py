@@ -158,7 +158,7 @@ def noise_windows(
     samples = tf.reshape(tf.gather(blocks, rows), [tf.shape(starts)[0], -1])[:, :n_samples]
     return tf.cast(samples, tf.float32) / 32768
 
-
+# %% ../nbs/32_augment.ipynb #4f310657
 @keras.saving.register_keras_serializable('kwspot')
 class AddNoise(Augmentation):
     "Add a random window of the noise bank at a random signal-to-noise ratio; `ValueError` for a bank that is no sound."
@@ -210,7 +210,7 @@ def resize(
         return clips[:, -missing // 2:][:, :n_samples]
     return tf.pad(clips, [[0, 0], [missing // 2, missing - missing // 2]])
 
-
+# %% ../nbs/32_augment.ipynb #e23120fe
 def spectrum(
     clips: tf.Tensor,   # (batch, n_samples)
     n_fft: int,         # length of the transform, at least n_samples
@@ -314,7 +314,7 @@ def stretch(
     sound = tf.signal.inverse_stft(frames, WINDOW, HOP, WINDOW, tf.signal.inverse_stft_window_fn(HOP))
     return sound[:, margin:margin + n_samples]
 
-
+# %% ../nbs/32_augment.ipynb #49d91e45
 def change_pitch(
     clips: tf.Tensor,   # (batch, n_samples)
     factor: float,      # of the frequencies; 2 ** (1 / 12) is a semitone up
@@ -399,7 +399,7 @@ def reverberate(
     n_fft = 2 * fft.next_fast_len((n_samples + responses.shape[1]) // 2, real=True)
     return tf.signal.irfft(spectrum(clips, n_fft) * spectrum(responses, n_fft), [n_fft])[:, :n_samples]
 
-
+# %% ../nbs/32_augment.ipynb #574e8f8b
 @keras.saving.register_keras_serializable('kwspot')
 class Reverb(Augmentation):
     "Put each clip into a random room, generated for it."
@@ -490,7 +490,7 @@ def warp_frequencies(
     places = tf.clip_by_value(places, 0.0, features.shape[2] - 1.0)
     return tf.matmul(features, tf.nn.relu(1 - tf.abs(places[:, None, :] - bins[None, :, None])))
 
-
+# %% ../nbs/32_augment.ipynb #b33bfc5c
 @keras.saving.register_keras_serializable('kwspot')
 class FrequencyWarp(Augmentation):
     "Stretch the frequency axis of each clip's features, as a longer or shorter vocal tract would."

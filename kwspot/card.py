@@ -149,7 +149,7 @@ for at in range(0, len(sound) - steps['n_input'] + 1, steps['hop']):
     answer = model(samples=sound[None, at:at + steps['n_input']], state=answer['state'])
 print(facts['labels'][answer['probabilities'].argmax()])""")
 
-
+# %% ../nbs/72_card.ipynb #9324f388
 def card_use(
     info: Mapping,  # run.json
 ) -> str:

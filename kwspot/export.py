@@ -339,7 +339,7 @@ alignas(16) const unsigned char kwspot_model[KWSPOT_MODEL_BYTES] = {{
 }};
 """
 
-
+# %% ../nbs/71_export.ipynb #de55a9b5
 def write_c(
     source: Source, # what is written
     folder: Path,   # to write into
@@ -406,7 +406,7 @@ class Exported:
         parts = [self.run(as_waveforms(clips[at:at + batch_size])) for at in range(0, len(clips), batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
 
-# %% ../nbs/71_export.ipynb #615a2ff5
+# %% ../nbs/71_export.ipynb #79f2287e
 def litert_function(
     content: bytes,  # a LiteRT model
     n_threads: int,  # of the runtime
@@ -441,7 +441,7 @@ def run_litert(
     package = 'ai-edge-litert' if importlib.util.find_spec('ai_edge_litert') else 'tensorflow'
     return package, lambda waveforms: np.stack([answers_to(steps, clip).probabilities[-1] for clip in waveforms])
 
-
+# %% ../nbs/71_export.ipynb #615a2ff5
 def c_facts(
     folder: Path,    # as `write_c` writes it
 ) -> dict:
@@ -561,7 +561,7 @@ def find_exported(
     if not kinds: raise ExportError(f'{path}: is no model that is known here ({", ".join(RUNNERS)}, or a run folder)')
     return path, kinds[0]
 
-
+# %% ../nbs/71_export.ipynb #bd74c5be
 def stored_temperature(
     folder: Path,  # a run folder, or anything else
 ) -> float | None:
@@ -640,7 +640,7 @@ def light_clip(
         mono = soxr.resample(mono.astype(np.float64), rate, sample_rate, quality='HQ')
     return mono.astype(np.int16) if mono.dtype.kind == 'i' else np.clip(np.rint(mono), -32768, 32767).astype(np.int16)
 
-
+# %% ../nbs/71_export.ipynb #6ffc277f
 def loudest_part(
     clip: np.ndarray,  # (n,) int16
     n_samples: int,    # wanted
@@ -904,7 +904,7 @@ def calibrated(
     facts = run.info.get('calibration')
     return {'temperature': facts['temperature']} if facts else {}
 
-
+# %% ../nbs/71_export.ipynb #b8e8ea8f
 def export(
     run: object,             # training.Run, finished
     *,

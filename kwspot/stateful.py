@@ -185,7 +185,7 @@ def _is_mean_of_bins(layer):
     axes = np.atleast_1d(getattr(layer, 'axis', 0))
     return type(layer).__name__ == 'Mean' and all(isinstance(axis, (int, np.integer)) and axis >= 2 for axis in axes)
 
-
+# %% ../nbs/47_stateful.ipynb #da65c54b
 def stepwise(
     layer:keras.Layer, # of an offline network; or a Keras operation
     *,

@@ -163,7 +163,7 @@ def load_steps(
     ours = tuple(facts['labels']), facts['sample_rate'], facts['n_samples'], steps
     return Steps(*ours, litert_advance(interpreter, *places), facts.get('temperature', 1.))
 
-
+# %% ../nbs/70_streaming.ipynb #1744377b
 def litert_advance(
     interpreter:object, # of LiteRT, tensors allocated
     samples_in:int, # number of the tensor
@@ -423,7 +423,7 @@ class Streamer:
         self.n_heard = heard
         return [event._replace(time_s=min(event.time_s, end)) for event in events]
 
-
+# %% ../nbs/70_streaming.ipynb #d93228de
 def listen(
     streamer:Streamer, # is reset first
     chunks:Iterable[np.ndarray], # (n,) mono, int16 or float in [-1, 1]

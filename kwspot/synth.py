@@ -713,7 +713,7 @@ def _deaf_children():
     try: yield
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-
+# %% ../nbs/01_synth.ipynb #17607781
 def _run_task(task):
     function, *arguments = task
     return function(*arguments)

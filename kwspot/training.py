@@ -327,7 +327,7 @@ def batch_places(
     ends = np.linspace(0, len(rows), max(1, round(len(rows) / recipe.batch_size)) + 1).round().astype(int)
     return np.where(rows < 0, -1, lesson.rows['train'][rows]), classes, [slice(*pair) for pair in zip(ends[:-1], ends[1:])]
 
-
+# %% ../nbs/50_training.ipynb #c7efaff5
 def epoch_batches(
     lesson: Lesson,  # what is to be learnt
     recipe: Recipe,  # how to train
@@ -437,7 +437,7 @@ def without_frontend(
         raise TrainingError(f'the teacher {network.name} hears other features than its pupil; give both the same frontend')
     return network
 
-
+# %% ../nbs/50_training.ipynb #eac90618
 def new_learner(
     recipe: Recipe,  # how to train
     labels: tuple[str, ...],  # the classes
@@ -502,7 +502,7 @@ def ask_teachers(
     share = learner.recipe.teachers_share
     return (1 - share) * wanted + share * tf.cast(answers, wanted.dtype)
 
-
+# %% ../nbs/50_training.ipynb #5ea2d3ae
 def hearing(
     learner: Learner,  # what learns
     n_samples: int, # of a clip
