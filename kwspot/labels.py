@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'LABEL_RECIPE', 'confident_words', 'confident_joint', 'neighbour_votes', 'combined_opinion', 'doubts',
-           'rank_labels', 'with_clips', 'fold_packs', 'Judged', 'judge_with_ridge', 'label_place', 'hear_and_embed',
+           'rank_labels', 'fold_packs', 'Judged', 'judge_with_ridge', 'label_place', 'hear_and_embed',
            'judge_with_networks', 'find_label_issues', 'plant_wrong_labels', 'found_at', 'add_labels']
 
 # %% ../nbs/61_labels.ipynb #ba88dcca
@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -139,16 +138,6 @@ def rank_labels(
         'neighbours': np.full(len(rows), np.nan) if votes is None else votes[rows, given]})
 
 # %% ../nbs/61_labels.ipynb #6674bbb0
-def with_clips(
-    packed:Packed, # a packed corpus
-    clips:pd.DataFrame, # another table of as many clips, in the same order
-)->Packed: # the same samples
-    "A packed corpus whose clips have other words, speakers or splits; the first stays open as long as it is used."
-    other = dataclasses.replace(packed, clips=clips)
-    weakref.finalize(other, id, packed)
-    return other
-
-
 def fold_packs(
     packed:Packed, # the corpus
     *,
@@ -159,7 +148,7 @@ def fold_packs(
     clips = packed.clips
     dealt = clips.assign(split='train', speaker=clips['speaker'].where(clips['speaker'] != '', clips['path']))
     folds = training.speaker_folds(dealt, n_folds=n_folds, seed=seed)
-    return [with_clips(packed, fold) for fold in folds]
+    return [dataclasses.replace(packed, clips=fold) for fold in folds]
 
 # %% ../nbs/61_labels.ipynb #7c7f046e
 class Judged(NamedTuple):

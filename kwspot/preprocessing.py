@@ -343,6 +343,13 @@ def _write_noise(recordings, path, sample_rate):
     return pd.DataFrame(table, columns=['path', 'split', 'start', 'n_samples', 'problem']).astype({'start': 'int64', 'n_samples': 'int64'})
 
 # %% ../nbs/30_preprocessing.ipynb #beec2458
+class _Open:
+    "A file open for reading until nobody holds this any longer."
+    def __init__(self, path):
+        self.number = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
+        weakref.finalize(self, os.close, self.number)
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     "A packed corpus, opened for reading."
@@ -354,7 +361,7 @@ class Packed:
     sample_rate: int          # Hz
     n_samples: int            # samples a clip
     fingerprint: str          # of the corpus when it was packed
-    _fd: int = field(repr=False) # of audio.npy
+    _file: object = field(repr=False) # `_Open` audio.npy, shared with copies that `dataclasses.replace` makes
 
     def __len__(self): return len(self.clips)
     def __reduce__(self): return open_pack, (self.folder,)
@@ -384,7 +391,7 @@ class Packed:
         else:
             n_bytes = 2 * self.n_samples
             for place in np.argsort(rows):
-                if os.preadv(self._fd, [out[place]], self.audio.offset + int(rows[place]) * n_bytes) != n_bytes:
+                if os.preadv(self._file.number, [out[place]], self.audio.offset + int(rows[place]) * n_bytes) != n_bytes:
                     raise CorpusError(f'{self.folder / "audio.npy"}: cut short while it was read; pack the corpus again')
         return out
 
@@ -426,11 +433,8 @@ def open_pack(
     clips, noise_table = (pd.read_parquet(folder/name) for name in ('clips.parquet', 'noise.parquet'))
     if audio.shape != (len(clips), about['n_samples']):
         raise CorpusError(f'{folder}: audio.npy holds {audio.shape} samples, clips.parquet {len(clips)} rows; pack the corpus again')
-    fd = os.open(folder/'audio.npy', os.O_RDONLY | getattr(os, 'O_BINARY', 0))
-    packed = Packed(folder, audio, clips.drop(columns=['bytes', 'changed_ns']), noise, noise_table,
-                    about['sample_rate'], about['n_samples'], about['fingerprint'], fd)
-    weakref.finalize(packed, os.close, fd)
-    return packed
+    return Packed(folder, audio, clips.drop(columns=['bytes', 'changed_ns']), noise, noise_table,
+                  about['sample_rate'], about['n_samples'], about['fingerprint'], _Open(folder/'audio.npy'))
 
 # %% ../nbs/30_preprocessing.ipynb #6bb71c54
 def _try_lock(file):
