@@ -218,11 +218,12 @@ def _change_of(facts):
         if facts.get(name): return _number(str(facts[name]))
     return 0
 
-def _entry(system, facts):
-    "`Entry` from what a file system of fsspec tells."
-    path = system.unstrip_protocol(facts['name'].rstrip('/'))
-    size = facts.get('size')
-    return Entry(path.rsplit('/', 1)[-1], path, 'dir' if facts['type'] == 'directory' else 'file', -1 if size is None else int(size), _change_of(facts))
+def _entry(url, facts):
+    "`Entry` from what the file system of a URL tells."
+    path, size = facts['name'].rstrip('/'), facts.get('size')
+    if '://' not in path: path = f'{url.partition("://")[0]}://{path.lstrip("/")}'
+    kind = 'dir' if facts['type'] == 'directory' else 'file'
+    return Entry(path.rpartition('/')[2], path, kind, -1 if size is None else int(size), _change_of(facts))
 
 # %% ../nbs/04_storage.ipynb #83a86c9c
 def list_folder(
@@ -233,7 +234,8 @@ def list_folder(
     if '::' in folder and is_elsewhere(folder): found = open_archive(split_path(folder)[0]).tree().get(folder.rstrip('/'), [])
     elif is_url(folder):
         system, place = _system(folder)
-        found = [_entry(system, facts) for facts in _persist(folder, lambda: system.ls(place, detail=True)) if facts['name'].rstrip('/') != place.rstrip('/')]
+        there = _persist(folder, lambda: system.ls(place, detail=True))
+        found = [_entry(folder, facts) for facts in there if facts['name'].rstrip('/') != place.rstrip('/')]
     else:
         with os.scandir(folder) as there:
             found = [Entry(one.name, one.path, 'dir' if one.is_dir() else 'file', *_size_and_time(one)) for one in there]
@@ -255,7 +257,7 @@ def list_all(
     try: found = _persist(url, lambda: system.find(place, detail=True))
     except FileNotFoundError as error: raise _storage_error(url, _trouble(error)) from None
     if not found: raise StorageError(f'{url}: nothing is there; check the name, and whether you may list it')
-    return sorted((_entry(system, facts) for facts in found.values()), key=lambda entry: entry.path)
+    return sorted((_entry(url, facts) for facts in found.values()), key=lambda entry: entry.path)
 
 def about_file(
     path:str|os.PathLike, # a local path, a URL, or something in an archive
@@ -265,7 +267,7 @@ def about_file(
     if '::' in path and is_elsewhere(path): return open_archive(split_path(path)[0]).entry(split_path(path)[1])
     if is_url(path):
         system, place = _system(path)
-        return _entry(system, _persist(path, lambda: system.info(place)))
+        return _entry(path, _persist(path, lambda: system.info(place)))
     state = os.stat(path)
     return Entry(os.path.basename(path), path, 'dir' if stat.S_ISDIR(state.st_mode) else 'file', state.st_size, state.st_mtime_ns)
 
@@ -788,6 +790,7 @@ class Archive:
     def __init__(self, path, source, members, facts, left_out, problem):
         self.path, self.source, self.members, self.facts = path, source, members, facts # {name: Member}, {name: Facts}
         self.left_out, self.problem = left_out, problem # [(name, reason)], '' or where the archive ends too early
+        self.mark = _number(source.state)
         self.plain = isinstance(source, _LocalFile) # a member that is as it is may be read from source.handle
 
     def member(self, name):
@@ -810,7 +813,7 @@ class Archive:
     def state(self, name):
         "(bytes, a number that changes when the archive does or the member has moved in it)."
         member = self.member(name)
-        return member.n_bytes, _number(f'{self.source.state} {member.offset}')
+        return member.n_bytes, (self.mark + member.offset * 0x9E3779B97F4A7C15) & (1 << 63) - 1
 
     def entry(self, name):
         "`Entry` of a member or of a folder."
@@ -1107,17 +1110,19 @@ def file_states(
     fresh:bool=False, # list stores anew
 )->dict[str, tuple[int, int]]: # (-1, -1) for what is not there
     "{path: (bytes, a number that changes when the clip does)}."
-    states, stores = {}, {}
+    states, archives, stores = {}, {}, {}
     for path in paths:
-        if '::' in path and is_elsewhere(path):
-            archive, member = split_path(path)
-            try: states[path] = open_archive(archive, fresh=fresh and path is paths[0]).state(member)
-            except (OSError, StorageError): states[path] = -1, -1
+        if '::' in path and is_elsewhere(path): archives.setdefault(path.partition('::')[0], []).append(path)
         elif is_url(path): stores.setdefault('/'.join(path.split('/', 3)[:3]), []).append(path)
         else:
             try: state = os.stat(path)
             except OSError: states[path] = -1, -1
             else: states[path] = state.st_size, state.st_mtime_ns
+    for name, some in archives.items():
+        archive = open_archive(name, fresh=fresh) if exists(name) else None
+        for path in some:
+            member = path.partition('::')[2].lstrip('/')
+            states[path] = archive.state(member) if archive and member in archive.members else (-1, -1)
     for some in stores.values(): states.update(_object_states(some, fresh))
     return states
 
