@@ -70,14 +70,14 @@ class Recipe:
     loss: str = 'categorical'       # cross-entropy; 'binary' is the reference's
     label_smoothing: float = 0.0    # share of the label spread evenly over all classes
     ema: float = 0.0                # decay of the running average of the weights that is judged and kept; 0: none
-    balance: bool = True            # every class, unknown and silence among them, equally often; False: as often as it is there
-    unknown_share: float = 1.0      # with balance: unknown is heard so many times as often as a word, since it stands for many words
+    balance: bool = True            # every class, unknown and silence too, equally often; False: as often as there
+    unknown_share: float = 1.0      # with balance: unknown (many words) is heard so many times as often as one
     patience: int = 0               # stop after so many epochs without a better validation score; 0: never
-    keep: str = 'best'              # the weights that are kept: of the 'best' epoch on the validation speakers, or the 'last'
-    augment: Mapping = field(default_factory=dict)   # augmentation -> its options, in order, see `augment.augmenter`
+    keep: str = 'best'              # the epoch whose weights are kept: 'best' on the validation speakers, or 'last'
+    augment: Mapping = field(default_factory=dict)   # augmentation -> its options, in order: `augment.augmenter`
     frontend: Mapping = field(default_factory=dict)  # changes to the options of the architecture's frontend
     network: Mapping = field(default_factory=dict)   # options of the architecture
-    teachers: int = 0               # networks that are trained first, and whose mean answer this one learns; 0: none
+    teachers: int = 0               # networks that are trained first and whose mean answer this one learns; 0: none
     teacher: Mapping = field(default_factory=dict)   # changes to this recipe for the teachers
     teachers_share: float = 0.7     # share of the teachers' answer in what is wanted; the rest is the label
     mixed_precision: str = 'auto'   # 'auto': bfloat16 where a GPU computes with it; 'off': float32
@@ -121,13 +121,15 @@ def check_recipe(
         raise TrainingError(f"recipe {recipe.name!r}: weight_decay needs optimiser='adamw'")
     known = (*augmentation.WAVEFORM_LAYERS, *augmentation.FEATURE_LAYERS, *augmentation.LABEL_LAYERS)
     if wrong := [name for name in recipe.augment if name not in known]:
-        raise TrainingError(f'recipe {recipe.name!r}: there is no augmentation {wrong[0]!r}; available: {", ".join(known)}')
+        raise TrainingError(f'recipe {recipe.name!r}: there is no augmentation {wrong[0]!r}; '
+                            f'available: {", ".join(known)}')
 
 # %% ../nbs/50_training.ipynb #a7d729e3
 MODERN = {
-    'batch_size': 128, 'optimiser': 'adamw', 'learning_rate': 3e-3, 'weight_decay': 0.02, 'warm_up': 0.2, 'label_smoothing': 0.1,
-    'ema': 0.998, 'unknown_share': 3.0,
-    'augment': {'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {}, 'tempo': {'low': 0.78, 'high': 1.28, 'max_shift': 12},
+    'batch_size': 128, 'optimiser': 'adamw', 'learning_rate': 3e-3, 'weight_decay': 0.02, 'warm_up': 0.2,
+    'label_smoothing': 0.1, 'ema': 0.998, 'unknown_share': 3.0,
+    'augment': {'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {},
+                'tempo': {'low': 0.78, 'high': 1.28, 'max_shift': 12},
                 'warp': {'low': 0.86, 'high': 1.16, 'fmin': 60.0, 'fmax': 7600.0}, 'colour': {'db': 2.0},
                 'masks': {'time_width': 15, 'frequency_width': 10}}}  # what `quick` and `best` have in common
 
@@ -157,7 +159,8 @@ def teacher_recipe(
     recipe: Recipe,  # with teachers
 ) -> Recipe:
     "How the teachers of a recipe are trained."
-    return dataclasses.replace(recipe, **{'name': f'{recipe.name}-teacher', 'teachers': 0, 'teacher': {}, **recipe.teacher})
+    return dataclasses.replace(recipe, **{'name': f'{recipe.name}-teacher', 'teachers': 0, 'teacher': {},
+                                          **recipe.teacher})
 
 # %% ../nbs/50_training.ipynb #82caf2f1
 def learning_rate(
@@ -204,7 +207,8 @@ def plan_epoch(
     if unknown is not None and balance: quota[unknown] = math.ceil(quota[unknown] * unknown_share)
     if silence is not None and not balance: quota[silence] = max(1, round(np.median(counts[spoken])))
     rows = [np.full(quota[c], -1) if c == silence else
-            np.flatnonzero(classes == c)[endless_shuffle(counts[c], epoch * quota[c], (epoch + 1) * quota[c], seed=[seed, 1, c])]
+            np.flatnonzero(classes == c)[endless_shuffle(counts[c], epoch * quota[c], (epoch + 1) * quota[c],
+                                                         seed=[seed, 1, c])]
             for c in range(n_classes)]
     order = np.random.default_rng([seed, 0, epoch]).permutation(quota.sum())
     return np.concatenate(rows)[order], np.repeat(np.arange(n_classes), quota)[order]
@@ -233,7 +237,8 @@ def packed_corpus(
     decisions: str | Path | pd.DataFrame | None = None,  # to honour, see `decisions.apply_decisions`
     progress: bool | None = None,  # show progress; on a terminal if None
 ) -> preprocessing.Packed:
-    "The corpus packed, now or earlier; as it was decided, in a place of its own. `CorpusError` for decisions about a packed corpus."
+    """The corpus packed, now or earlier; as it was decided, in a place of its own.
+    `CorpusError` for decisions about a packed corpus."""
     if isinstance(corpus, preprocessing.Packed) and decisions is None: return corpus
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     table = corpus if isinstance(corpus, pd.DataFrame) else index(corpus, speaker_pattern=speaker_pattern)
@@ -255,7 +260,8 @@ class Lesson:
     @property
     def silence(self) -> int | None:
         "The class that is silence, if the task has one."
-        return self.labels.index('silence') if 'silence' in self.labels and 'silence' not in set(self.packed.clips['word']) else None
+        return (self.labels.index('silence')
+                if 'silence' in self.labels and 'silence' not in set(self.packed.clips['word']) else None)
 
     @property
     def unknown(self) -> int | None:
@@ -271,7 +277,8 @@ def make_lesson(
     clips = packed.clips
     number = {word: task.labels.index(task.label(word)) for word in clips['word'].unique() if task.label(word)}
     classes = clips['word'].map(number).fillna(-1).to_numpy(int)
-    rows = {split: at[classes[at] >= 0] for split in ('train', 'valid', 'test') for at in [packed.select(split=split)]}
+    rows = {split: at[classes[at] >= 0]
+            for split in ('train', 'valid', 'test') for at in [packed.select(split=split)]}
     listing = clips['path'].map(lambda path: Path(path).name) + '\t' + clips['word'] + '\t' + clips['split']
     return Lesson(packed, tuple(task.labels), rows, {split: classes[at] for split, at in rows.items()},
                   {split: clips['speaker'].to_numpy()[at] for split, at in rows.items()},
@@ -289,12 +296,15 @@ def check_lesson(
         raise TrainingError(f'{where}: no training clip of {", ".join(missing)}; record some, or name another task')
     n_speakers = len(set(lesson.speakers['train']) | set(lesson.speakers['valid']))
     if not len(lesson.rows['valid']):
-        raise TrainingError(f'{where}: no clip is left for validation ({n_speakers} speakers in all); record more speakers, '
-                            'list some clips in validation_list.txt, or say with a speaker pattern who speaks')
+        raise TrainingError(f'{where}: no clip is left for validation ({n_speakers} speakers in all); '
+                            'record more speakers, list some clips in validation_list.txt, '
+                            'or say with a speaker pattern who speaks')
     few = [lesson.labels[c] for c in spoken if counts[c] == 1]
-    alone = [lesson.labels[c] for c in spoken if len(set(lesson.speakers['train'][lesson.classes['train'] == c])) == 1 and counts[c] > 1]
+    alone = [lesson.labels[c] for c in spoken
+             if len(set(lesson.speakers['train'][lesson.classes['train'] == c])) == 1 and counts[c] > 1]
     if few: warnings.warn(f'{where}: only one training clip of {", ".join(few)}', TrainingWarning, stacklevel=3)
-    if alone: warnings.warn(f'{where}: only one training speaker says {", ".join(alone)}', TrainingWarning, stacklevel=3)
+    if alone:
+        warnings.warn(f'{where}: only one training speaker says {", ".join(alone)}', TrainingWarning, stacklevel=3)
 
 # %% ../nbs/50_training.ipynb #8dd79492
 def read_batch(
@@ -322,10 +332,12 @@ def batch_places(
     epoch: int,  # from 0
 ) -> tuple[np.ndarray, np.ndarray, list]: # (n,) rows, (n,) classes, a slice of both for each batch
     "The plan of an epoch over the rows of the packed corpus, and its batches of nearly equal size."
-    rows, classes = plan_epoch(lesson.classes['train'], len(lesson.labels), seed=seed, epoch=epoch, balance=recipe.balance,
-                               silence=lesson.silence, unknown=lesson.unknown, unknown_share=recipe.unknown_share)
+    rows, classes = plan_epoch(lesson.classes['train'], len(lesson.labels), seed=seed, epoch=epoch,
+                               balance=recipe.balance, silence=lesson.silence, unknown=lesson.unknown,
+                               unknown_share=recipe.unknown_share)
     ends = np.linspace(0, len(rows), max(1, round(len(rows) / recipe.batch_size)) + 1).round().astype(int)
-    return np.where(rows < 0, -1, lesson.rows['train'][rows]), classes, [slice(*pair) for pair in zip(ends[:-1], ends[1:])]
+    return (np.where(rows < 0, -1, lesson.rows['train'][rows]), classes,
+            [slice(*pair) for pair in zip(ends[:-1], ends[1:])])
 
 # %% ../nbs/50_training.ipynb #c7efaff5
 def epoch_batches(
@@ -338,14 +350,16 @@ def epoch_batches(
     "What an epoch hears, batch by batch."
     rows, classes, batches = batch_places(lesson, recipe, seed=seed, epoch=epoch)
     for number, batch in enumerate(batches):
-        yield read_batch(lesson, 'train', rows[batch], seed=[seed, 2, epoch, number]), classes[batch].astype(np.int32)
+        yield (read_batch(lesson, 'train', rows[batch], seed=[seed, 2, epoch, number]),
+               classes[batch].astype(np.int32))
 
 def training_noise(
     packed: preprocessing.Packed,
 ) -> np.ndarray: # (n,) int16
     "The background recordings of the training split, end to end."
     parts = [packed.noise[start:start + n] for start, n, split in
-             zip(packed.noise_table['start'], packed.noise_table['n_samples'], packed.noise_table['split']) if split == 'train']
+             zip(packed.noise_table['start'], packed.noise_table['n_samples'], packed.noise_table['split'])
+             if split == 'train']
     return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
 # %% ../nbs/50_training.ipynb #bbc139ec
@@ -361,7 +375,8 @@ def input_pipeline(
         for epoch in range(first, recipe.epochs):
             for audio, classes in epoch_batches(lesson, recipe, seed=seed, epoch=epoch): yield epoch, audio, classes
     n_samples = lesson.packed.n_samples
-    signature = (tf.TensorSpec((), tf.int32), tf.TensorSpec((None, n_samples), tf.int16), tf.TensorSpec((None,), tf.int32))
+    signature = (tf.TensorSpec((), tf.int32), tf.TensorSpec((None, n_samples), tf.int16),
+                 tf.TensorSpec((None,), tf.int32))
     return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
 
 # %% ../nbs/50_training.ipynb #9179f11a
@@ -380,7 +395,8 @@ class Learner:
     @property
     def variables(self) -> list: # of Keras variables
         "Every variable that training changes, random generators among them, in a fixed order."
-        return [variable for part in (self.network, self.judged, self.optimiser, self.augmenter) for variable in part.variables]
+        return [variable for part in (self.network, self.judged, self.optimiser, self.augmenter)
+                for variable in part.variables]
 
 # %% ../nbs/50_training.ipynb #05793dc3
 def mixed_policy(
@@ -388,7 +404,8 @@ def mixed_policy(
 ) -> str: # name of a Keras dtype policy
     "bfloat16 with float32 weights where the recipe allows it and a GPU computes with it; else float32."
     gpus = tf.config.list_physical_devices('GPU') if recipe.mixed_precision == 'auto' else []
-    able = [tf.config.experimental.get_device_details(gpu).get('compute_capability', (0, 0)) >= (8, 0) for gpu in gpus]
+    able = [tf.config.experimental.get_device_details(gpu).get('compute_capability', (0, 0)) >= (8, 0)
+            for gpu in gpus]
     return 'mixed_bfloat16' if able and all(able) else 'float32'
 
 
@@ -434,7 +451,8 @@ def without_frontend(
     [own] = [layer for layer in model.layers if type(layer) is type(frontend)] or [None]
     names = ('sample_rate', *frontend.options)
     if own is None or any(own.get_config()[name] != frontend.get_config()[name] for name in names):
-        raise TrainingError(f'the teacher {network.name} hears other features than its pupil; give both the same frontend')
+        raise TrainingError(f'the teacher {network.name} hears other features than its pupil; '
+                            'give both the same frontend')
     return network
 
 # %% ../nbs/50_training.ipynb #eac90618
@@ -464,7 +482,8 @@ def loss_of(
     probabilities: tf.Tensor,  # (batch, n_classes)
 ):                  # scalar
     "The recipe's cross-entropy, the mean over the batch."
-    measure = keras.losses.categorical_crossentropy if recipe.loss == 'categorical' else keras.losses.binary_crossentropy
+    measure = (keras.losses.categorical_crossentropy if recipe.loss == 'categorical'
+               else keras.losses.binary_crossentropy)
     return tf.reduce_mean(measure(wanted, probabilities, label_smoothing=recipe.label_smoothing))
 
 
@@ -522,7 +541,8 @@ def training_step(
     "The step of training as a TensorFlow function that changes the learner."
     network, optimiser = learner.network, learner.optimiser
     shapes = (network.input_shape, network.output_shape, (None,), ())
-    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in zip(shapes, (tf.float32, tf.float32, tf.int32, tf.float32))]
+    signature = [tf.TensorSpec(shape, dtype)
+                 for shape, dtype in zip(shapes, (tf.float32, tf.float32, tf.int32, tf.float32))]
     @tf.function(autograph=False, input_signature=signature)
     def step(features, wanted, classes, rate):
         with tf.GradientTape() as tape:
@@ -559,7 +579,8 @@ def validate(
     if lesson.silence is not None:
         n_silence = max(1, round(np.mean(np.unique(truth, return_counts=True)[1])))
         rows, truth = np.append(rows, np.full(n_silence, -1)), np.append(truth, np.full(n_silence, lesson.silence))
-    parts = (read_batch(lesson, 'valid', rows[at:at + batch_size], seed=[2017, 3, at]) for at in range(0, len(rows), batch_size))
+    parts = (read_batch(lesson, 'valid', rows[at:at + batch_size], seed=[2017, 3, at])
+             for at in range(0, len(rows), batch_size))
     probabilities = np.concatenate([judge(tf.constant(audio)).numpy() for audio in parts])
     right = probabilities.argmax(axis=1) == truth
     loss = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean()
@@ -586,7 +607,7 @@ def load_checkpoint(
     file: Path,  # the file
     learner: Learner, # as `new_learner` made it; is changed
 ) -> tuple[list[np.ndarray], dict]: # best weights and progress, as they were saved
-    "Put a learner into the state of a checkpoint; `TrainingError` if the file is damaged or belongs to another network."
+    "Put a learner into the state of a checkpoint; `TrainingError` if the file is damaged or of another network."
     variables = learner.variables
     try:
         with np.load(file, allow_pickle=False) as saved:
@@ -617,19 +638,23 @@ def read_info(
 ) -> dict:
     "What `run.json` says; `TrainingError` if the folder is not a run or comes from another version."
     file = Path(folder) / 'run.json'
-    if not file.is_file(): raise TrainingError(f'{folder}: is not a run folder (it has no run.json); train one with kwspot train')
+    if not file.is_file():
+        raise TrainingError(f'{folder}: is not a run folder (it has no run.json); train one with kwspot train')
     try: info = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError: raise TrainingError(f'{file}: is damaged; restore it or train again in a new folder') from None
+    except ValueError:
+        raise TrainingError(f'{file}: is damaged; restore it or train again in a new folder') from None
     if not isinstance(info, dict) or 'format' not in info or 'recipe' not in info:
-        raise TrainingError(f'{file}: was not written by kwspot, or by a version that is too old; train again in a new folder')
+        raise TrainingError(f'{file}: was not written by kwspot, or by a version that is too old; '
+                            'train again in a new folder')
     if info['format'] != RUN_FORMAT:
-        raise TrainingError(f'{file}: is of format {info["format"]}, this kwspot {kwspot.__version__} reads format {RUN_FORMAT}; '
+        raise TrainingError(f'{file}: is of format {info["format"]}, '
+                            f'this kwspot {kwspot.__version__} reads format {RUN_FORMAT}; '
                             'use the version that wrote it, or train again in a new folder')
     return info
 
 # %% ../nbs/50_training.ipynb #6812ad9a
-_MAY_DIFFER = ('state', 'recipe.epochs', 'recipe.name', 'corpus.packed', 'versions.kwspot', 'versions.python', 'versions.tensorflow',
-               'versions.keras', 'versions.numpy')
+_MAY_DIFFER = ('state', 'recipe.epochs', 'recipe.name', 'corpus.packed', 'versions.kwspot', 'versions.python',
+               'versions.tensorflow', 'versions.keras', 'versions.numpy')
 
 
 def flat(
@@ -638,7 +663,8 @@ def flat(
     "The settings with names like `recipe.epochs`."
     names = {}
     for outer, inner in settings.items():
-        names |= {f'{outer}.{key}': value for key, value in inner.items()} if isinstance(inner, dict) else {outer: inner}
+        names |= ({f'{outer}.{key}': value for key, value in inner.items()} if isinstance(inner, dict)
+                  else {outer: inner})
     return names
 
 
@@ -652,13 +678,15 @@ def check_same(
     for name in now:
         if name in _MAY_DIFFER or before.get(name) == now[name]: continue
         if name == 'corpus.fingerprint':
-            raise TrainingError(f'{folder}: the corpus has changed since this run began (clips, labels or splits); train in a new folder')
+            raise TrainingError(f'{folder}: the corpus has changed since this run began (clips, labels or splits); '
+                                'train in a new folder')
         raise TrainingError(f'{folder}: this run was begun with {name}={before.get(name)!r}, not {now[name]!r}; '
                             'give the same setting or another folder')
 
 # %% ../nbs/50_training.ipynb #5f18d4c2
-_REASONS = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up', errno.EROFS: 'the disk is read-only',
-            errno.EACCES: 'permission denied', errno.EPERM: 'permission denied', errno.ENOTDIR: 'part of its path is a file',
+_REASONS = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up',
+            errno.EROFS: 'the disk is read-only', errno.EACCES: 'permission denied',
+            errno.EPERM: 'permission denied', errno.ENOTDIR: 'part of its path is a file',
             errno.EEXIST: 'it is a file'}
 
 
@@ -669,7 +697,8 @@ def refuse_writing(
     "The error for a run folder that cannot be written."
     reason = _REASONS.get(error.errno, ' '.join(str(error).split()))
     kept = '; the last checkpoint is kept: make room and run the same again to go on'
-    return TrainingError(f'{folder}: cannot be written ({reason}){kept if (folder / "checkpoint" / "state.npz").is_file() else ""}')
+    return TrainingError(f'{folder}: cannot be written ({reason})'
+                         f'{kept if (folder / "checkpoint" / "state.npz").is_file() else ""}')
 
 
 def open_folder(
@@ -677,7 +706,8 @@ def open_folder(
 ) -> None:
     "Make a run folder, or tidy the one that is there; `TrainingError` if the place is taken by something else."
     if folder.is_file(): raise TrainingError(f'{folder}: is a file; name a folder for the run')
-    if folder.is_dir() and not (folder / 'run.json').is_file() and any(not entry.name.startswith('.') for entry in folder.iterdir()):
+    if (folder.is_dir() and not (folder / 'run.json').is_file()
+            and any(not entry.name.startswith('.') for entry in folder.iterdir())):
         raise TrainingError(f'{folder}: is neither empty nor a run folder; name another folder')
     (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
     for pattern in ('.run-*.json', '.history-*.csv', '.model-*.keras', 'checkpoint/.state-*.npz'):
@@ -701,14 +731,16 @@ class Run:
 
     @cached_property
     def model(self) -> keras.Model:
-        "Waveform float32 (batch, n_samples) in [-1, 1] -> probabilities (batch, n_classes). `TrainingError` if training is not finished."
+        """Waveform float32 (batch, n_samples) in [-1, 1] -> probabilities (batch, n_classes).
+        `TrainingError` if training is not finished."""
         return load_model(self.folder / 'model.keras', self.labels)
 
     @cached_property
     def _judge(self):
         model = self.model  # loaded before, not while the function is traced
-        return tf.function(lambda waveform: model(waveform, training=False), autograph=False,
-                           input_signature=[tf.TensorSpec((None, self.n_samples), tf.float32)]).get_concrete_function()
+        return tf.function(
+            lambda waveform: model(waveform, training=False), autograph=False,
+            input_signature=[tf.TensorSpec((None, self.n_samples), tf.float32)]).get_concrete_function()
 
     def predict(self,
         clips: np.ndarray,      # (n, n_samples) int16, or float in [-1, 1]
@@ -717,7 +749,8 @@ class Run:
     ) -> np.ndarray:            # (n, n_classes) float32
         "The probability of each label for each clip. `TrainingError` for clips of another shape or type."
         check_clips(clips, self.n_samples)
-        parts = [self._judge(tf.constant(as_waveform(clips[at:at + batch_size]))).numpy() for at in range(0, len(clips), batch_size)]
+        parts = [self._judge(tf.constant(as_waveform(clips[at:at + batch_size]))).numpy()
+                 for at in range(0, len(clips), batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
 
 # %% ../nbs/50_training.ipynb #3fa655dc
@@ -725,7 +758,8 @@ def as_waveform(
     clips: np.ndarray,  # int16 or float
 ) -> np.ndarray:        # float32 in [-1, 1]
     "Samples as the models take them."
-    return clips.astype(np.float32) / np.float32(32768) if clips.dtype == np.int16 else np.asarray(clips, np.float32)
+    return (clips.astype(np.float32) / np.float32(32768) if clips.dtype == np.int16
+            else np.asarray(clips, np.float32))
 
 
 def check_clips(
@@ -734,10 +768,12 @@ def check_clips(
 ) -> None:
     "`TrainingError` unless these are clips of the model's length as int16 or finite float."
     if not isinstance(clips, np.ndarray) or clips.ndim != 2 or clips.shape[1] != n_samples:
-        raise TrainingError(f'clips must be an array of shape (n, {n_samples}), not {getattr(clips, "shape", type(clips).__name__)}')
+        raise TrainingError(f'clips must be an array of shape (n, {n_samples}), '
+                            f'not {getattr(clips, "shape", type(clips).__name__)}')
     if clips.dtype != np.int16 and clips.dtype.kind != 'f':
         raise TrainingError(f'clips must be int16, or float in [-1, 1], not {clips.dtype}')
-    if not np.isfinite(clips).all(): raise TrainingError('clips hold samples that are not numbers (NaN or infinite)')
+    if not np.isfinite(clips).all():
+        raise TrainingError('clips hold samples that are not numbers (NaN or infinite)')
 
 
 def load_model(
@@ -745,13 +781,15 @@ def load_model(
     labels: Sequence[str], # that it should have
 ) -> keras.Model:
     "The model of a run; `TrainingError` if it is missing, damaged or has another number of outputs."
-    if not file.is_file(): raise TrainingError(f'{file.parent}: the training is not finished; run the same training again to go on')
+    if not file.is_file():
+        raise TrainingError(f'{file.parent}: the training is not finished; run the same training again to go on')
     modelling.load_families()  # which registers the layers that a model may hold
     try: model = keras.models.load_model(file, compile=False)
-    except Exception as error: raise TrainingError(f'{file}: cannot be loaded ({type(error).__name__}); train again') from None
+    except Exception as error:
+        raise TrainingError(f'{file}: cannot be loaded ({type(error).__name__}); train again') from None
     if model.output_shape[-1] != len(labels):
-        raise TrainingError(f'{file}: has {model.output_shape[-1]} outputs, but run.json lists {len(labels)} labels; '
-                            'restore the file that belongs here')
+        raise TrainingError(f'{file}: has {model.output_shape[-1]} outputs, '
+                            f'but run.json lists {len(labels)} labels; restore the file that belongs here')
     return model
 
 
@@ -767,7 +805,7 @@ def heard_ahead(
     batches: Iterator, # of (epoch, audio, classes)
     n_steps: int,      # of an epoch
 ) -> Iterator[tuple]:  # (features, wanted answers, classes) of each batch
-    "The batches of an epoch, each prepared in a thread while its user is busy with the one before; none of the next epoch."
+    "The batches of an epoch, each prepared in a thread while the one before is in use; none of the next epoch."
     def prepare(): return hear(*next(batches)[1:])
     with ThreadPoolExecutor(1) as helper:
         following = helper.submit(prepare)
@@ -845,7 +883,8 @@ def watcher(
 def tensorboard(
     folder: str | Path,      # where TensorBoard looks
 ) -> Callable:               # for `progress` of `train`
-    "A watcher that writes loss, accuracy and learning rate of each epoch for TensorBoard. `TrainingError` where it is not installed."
+    """A watcher that writes loss, accuracy and learning rate of each epoch for TensorBoard.
+    `TrainingError` where it is not installed."""
     if importlib.util.find_spec('tensorboard') is None:
         raise TrainingError('TensorBoard is not installed; install it with pip install "kwspot[tensorboard]"')
     writer = tf.summary.create_file_writer(str(folder))
@@ -866,7 +905,8 @@ def learn(
 ) -> tuple[list, list]: # best weights, history
     "Train until it is over, from the last checkpoint if there is one."
     recipe, file, n_samples = learner.recipe, out / 'checkpoint' / 'state.npz', lesson.packed.n_samples
-    best, progress = load_checkpoint(file, learner) if file.is_file() else (learner.judged.get_weights(), {'history': [], 'seconds': []})
+    best, progress = (load_checkpoint(file, learner) if file.is_file()
+                      else (learner.judged.get_weights(), {'history': [], 'seconds': []}))
     history, seconds = progress['history'], progress['seconds']
     hear, step, judge = hearing(learner, n_samples), training_step(learner), validation_step(learner, n_samples)
     batches = iter(input_pipeline(lesson, recipe, seed=seed, first=len(history)))
@@ -876,7 +916,8 @@ def learn(
         taught = teach(learner, hear, step, batches, epoch=len(history), n_steps=n_steps)
         line = {'epoch': len(history) + 1, **taught, **validate(judge, lesson)}
         if not math.isfinite(line['valid_loss']):
-            raise TrainingError(f'the weights are no longer numbers after epoch {line["epoch"]}; lower the learning rate')
+            raise TrainingError(f'the weights are no longer numbers after epoch {line["epoch"]}; '
+                                'lower the learning rate')
         history.append(line)
         if best_epoch(history, recipe) == len(history): best = learner.judged.get_weights()
         seconds.append(round(time.perf_counter() - start, 3))
@@ -892,7 +933,8 @@ def write_history(
 ) -> None:
     "Write `history.csv` whole or not at all."
     with atomic_write(out / 'history.csv') as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False, float_format='%.9g', lineterminator='\n', encoding='utf-8')
+        pd.DataFrame(history).to_csv(temporary, index=False, float_format='%.9g', lineterminator='\n',
+                                     encoding='utf-8')
 
 
 def finish(
@@ -907,9 +949,10 @@ def finish(
     model = modelling.with_frontend(learner.frontend, learner.judged, info['n_samples'])
     with atomic_write(out / 'model.keras') as temporary: model.save(temporary)
     kept = best_epoch(history, learner.recipe)
-    metrics = {'epoch': kept, **{name: history[kept - 1][name] for name in ('loss', 'valid_loss', 'valid_accuracy', 'valid_recall')}}
-    write_json(out / 'run.json', {**info, 'state': 'finished', 'epochs_done': len(history), 'parameters': model.count_params(),
-                                  'metrics': metrics})
+    metrics = {'epoch': kept, **{name: history[kept - 1][name]
+                                 for name in ('loss', 'valid_loss', 'valid_accuracy', 'valid_recall')}}
+    write_json(out / 'run.json', {**info, 'state': 'finished', 'epochs_done': len(history),
+                                  'parameters': model.count_params(), 'metrics': metrics})
     return load_run(out)
 
 # %% ../nbs/50_training.ipynb #ff4a6b6b
@@ -923,9 +966,10 @@ def describe(
     speakers = {f'n_{split}_speakers': len(set(lesson.speakers[split])) for split in ('train', 'valid')}
     versions = {'kwspot': kwspot.__version__, 'python': platform.python_version(), 'tensorflow': tf.__version__,
                 'keras': keras.__version__, 'numpy': np.__version__}
-    return {'format': RUN_FORMAT, 'state': 'training', 'model': recipe.model, **settings, 'labels': list(lesson.labels),
-            'recipe': json.loads(json.dumps(dataclasses.asdict(recipe))),
-            'corpus': {'fingerprint': lesson.fingerprint, 'packed': str(lesson.packed.folder), **counts, **speakers}, 'versions': versions}
+    return {'format': RUN_FORMAT, 'state': 'training', 'model': recipe.model, **settings,
+            'labels': list(lesson.labels), 'recipe': json.loads(json.dumps(dataclasses.asdict(recipe))),
+            'corpus': {'fingerprint': lesson.fingerprint, 'packed': str(lesson.packed.folder), **counts,
+                       **speakers}, 'versions': versions}
 
 
 def finished(
@@ -933,11 +977,12 @@ def finished(
     epochs: int,       # wanted
 ) -> bool:
     "Whether nothing is left to do."
-    return earlier['state'] == 'finished' and (epochs <= earlier['epochs_done'] or earlier['epochs_done'] < earlier['recipe']['epochs'])
+    return earlier['state'] == 'finished' and (
+        epochs <= earlier['epochs_done'] or earlier['epochs_done'] < earlier['recipe']['epochs'])
 
 # %% ../nbs/50_training.ipynb #186cf200
 def train(
-    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # a corpus folder, an index (with splits of your own) or a packed corpus
+    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # folder, index (with splits of your own), or packed
     out: str | Path,            # the run folder; a run that is there goes on
     *,
     task: str = 'words',        # 'words', 'kaggle12' or 'yes,no,...'
@@ -950,13 +995,13 @@ def train(
     n_samples: int = 16000,     # of a clip; longer ones are cut, shorter ones padded
     speaker_pattern: str | None = None,      # see `corpus.index`
     pack_folder: str | Path | None = None,   # where the packed corpus goes; None: `pack_place`
-    decisions: str | Path | pd.DataFrame | None = None,  # to honour, a CSV file or its table: see `decisions.apply_decisions`
-    progress: bool | Callable | None = None, # a line an epoch on stderr (None: only on a terminal), or what to call with it
+    decisions: str | Path | pd.DataFrame | None = None,  # to honour; CSV file or table, `decisions.apply_decisions`
+    progress: bool | Callable | None = None, # a line an epoch on stderr (None: on a terminal), or what is called
 ) -> Run:
-    """Train on the training speakers, choose on the validation speakers, and leave a run folder; killed, it goes on when called again.
+    """Train on the training speakers, choose on the validation speakers, leave a run folder; a killed run goes on.
 
-    On a CPU, the same seed gives the same bits on the same machine, interrupted or not. `TrainingError` in one line for what cannot be
-    trained, gone on with or written."""
+    On a CPU, the same seed gives the same bits on the same machine, interrupted or not. `TrainingError` in one
+    line for what cannot be trained, gone on with or written."""
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     out, settings = Path(out), {'task': task, 'seed': seed, 'sample_rate': sample_rate, 'n_samples': n_samples}
     if decisions is not None: settings['decisions'] = decisions_mark(decisions)
@@ -977,7 +1022,8 @@ def train(
         open_folder(out)
         write_json(out / 'run.json', info)
         teachers = train_teachers(packed, out, chosen, task=task, seed=seed, progress=progress)
-        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, seed=seed, watch=watcher(progress, chosen))
+        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, seed=seed,
+                              watch=watcher(progress, chosen))
     except OSError as error: raise refuse_writing(out, error) from None
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
@@ -993,7 +1039,8 @@ def train_teachers(
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
     how = {'task': task, 'recipe': teacher_recipe(recipe), 'progress': progress}
-    return [train(packed, out / 'teachers' / str(number), seed=seed + number, **how).model for number in range(1, recipe.teachers + 1)]
+    return [train(packed, out / 'teachers' / str(number), seed=seed + number, **how).model
+            for number in range(1, recipe.teachers + 1)]
 
 
 def begin_or_go_on(
@@ -1009,8 +1056,8 @@ def begin_or_go_on(
     "The part of `train` that learns, and writes what was learnt."
     packed = lesson.packed
     noise = training_noise(packed) if 'noise' in recipe.augment else None
-    learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate, n_samples=packed.n_samples, noise=noise,
-                          teachers=teachers)
+    learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate,
+                          n_samples=packed.n_samples, noise=noise, teachers=teachers)
     best, history = learn(learner, lesson, out, seed=seed, watch=watch)
     return finish(out, learner, best, history, info)
 
@@ -1033,8 +1080,8 @@ def speaker_folds(
     *,
     n_folds: int = 3,          # each training speaker is left out in one of them
     seed: int = 0,             # of the draw
-) -> list[pd.DataFrame]:       # an index a fold: its speakers are `valid`, the other training speakers `train`, all else `test`
-    "The training speakers in folds; noise recordings keep their splits. `TrainingError` with fewer speakers than folds."
+) -> list[pd.DataFrame]:       # an index a fold: its speakers `valid`, other training speakers `train`, rest `test`
+    "Training speakers in folds; noise recordings keep their splits. `TrainingError` for fewer speakers than folds."
     learnt = (index['split'] == 'train') & (index['word'] != NOISE)
     names = np.sort(index.loc[learnt, 'speaker'].unique())
     if not 2 <= n_folds <= len(names):
