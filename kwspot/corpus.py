@@ -8,9 +8,10 @@ __all__ = ['NOISE', 'AUDIO', 'RELEASES', 'CorpusError', 'ClipError', 'ArchiveErr
            'atomic_write', 'atomic_folder', 'meter', 'track', 'Release', 'unpack', 'fetch', 'real_data']
 
 # %% ../nbs/00_corpus.ipynb #da8ffd10
-import csv, errno, hashlib, io, json, os, re, shutil, struct, sys, time, unicodedata, uuid, warnings
+import csv, errno, hashlib, io, json, os, platform, re, shutil, struct, sys, time, unicodedata, uuid, warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -385,12 +386,10 @@ def _find_words(folder):
     "The one `_Words` at or below a folder; raises `CorpusError` where there are none or several."
     folder = os.path.expanduser(os.fspath(folder))
     if is_elsewhere(folder): return _find_elsewhere(folder)
-    try:
-        found = _search_words(folder, (), [_MOST_FOLDERS])
-        if not found: return _find_elsewhere(folder)
-    except NotADirectoryError: return _find_elsewhere(folder)
+    try: found = _search_words(folder, (), [_MOST_FOLDERS])
+    except NotADirectoryError: found = []
     except OSError as error: raise CorpusError(f'{folder}: {_reason(error)}; give the folder that holds the word folders') from None
-    return _only(found, folder)
+    return _only(found, folder) if found else _find_elsewhere(folder)
 
 def _only(found, folder):
     "The one of the `_Words` found."
@@ -407,7 +406,9 @@ def _find_elsewhere(folder):
         if os.path.isdir(folder): raise _no_words(folder)
         raise CorpusError(f'{folder}: is a file; give the folder that holds the word folders, or an archive: .tar, .tar.gz or .zip')
     found = _search_words(elsewhere.root, (), [_MOST_FOLDERS], elsewhere.listed)
-    if not found: raise _no_words(elsewhere.root, elsewhere.listed)
+    if not found:
+        damaged = next((text for kind, text in elsewhere.notes if kind == 'archive'), None)
+        raise CorpusError(f'{damaged}; get it again') if damaged else _no_words(elsewhere.root, elsewhere.listed)
     return _only(found, folder)._replace(elsewhere=elsewhere)
 
 # %% ../nbs/00_corpus.ipynb #7ed3aa8e
@@ -585,23 +586,37 @@ def _note_leaks(rows, splits, notes):
             sides[row.speaker] = None
 
 # %% ../nbs/00_corpus.ipynb #35726648
-def _collect(where, tell, listed, notes):
+def _read_headers(paths, *, folder):
+    "The header of each file; `CorpusError` where the machine that this runs on does not see the corpus."
+    headers = [tuple(_probe(path)[0]) for path in paths]
+    if os.path.isdir(folder) or all(header[1] for header in headers): return headers
+    raise CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared with the workers')
+
+def _headers(paths, folder, cluster):
+    "The headers of files, in order: read here, or by the workers of a cluster."
+    from kwspot.cluster import asked_cluster, each_part
+    if asked_cluster(cluster) is None: return (_probe(path)[0] for path in paths) # parsing holds Python's lock: threads are no help
+    parts = [paths[start:start + 4096] for start in range(0, len(paths), 4096)]
+    done = each_part(partial(_read_headers, folder=folder), parts, cluster=cluster, label='index')
+    return (Header(*header) for part in done for header in part)
+
+def _collect(where, tell, listed, notes, cluster=None):
     "A `_Row` for each recording, and what lists call it."
     rows, keys, known = [], [], where.elsewhere.facts if where.elsewhere else {}
-    for word in sorted(where.words):
-        for entry, stem in _clips(word, where.words[word], notes):
-            key = _clip_key(word, stem)
-            speaker, take = (stem, -1) if word == NOISE else tell(entry.name)
-            if not speaker and listed.speakers: speaker = listed.speakers.get(key, '')
-            if known: # what an archive says of a clip itself
-                header = known[entry.path]
-                if header.word: speaker, take = header.speaker or speaker, header.take if header.take >= 0 else take
-                if header.split: listed.splits[key] = header.split
-            else: header = _probe(entry.path)[0]
-            if not speaker: notes.add('speaker', entry.name)
-            if header.n_samples == 0: notes.add('unreadable', f'{word}/{entry.name}: {header.problem}')
-            rows.append(_Row(entry.path, word, speaker, take, header.sample_rate if header.n_samples else 0, header.n_samples))
-            keys.append(key)
+    found = [(word, entry, stem) for word in sorted(where.words) for entry, stem in _clips(word, where.words[word], notes)]
+    paths = [entry.path for _, entry, _ in found]
+    headers = map(known.__getitem__, paths) if known else _headers(paths, where.folder, cluster)
+    for (word, entry, stem), header in zip(found, headers):
+        key = _clip_key(word, stem)
+        speaker, take = (stem, -1) if word == NOISE else tell(entry.name)
+        if not speaker and listed.speakers: speaker = listed.speakers.get(key, '')
+        if known: # what an archive says of a clip itself
+            if header.word: speaker, take = header.speaker or speaker, header.take if header.take >= 0 else take
+            if header.split: listed.splits[key] = header.split
+        if not speaker: notes.add('speaker', entry.name)
+        if header.n_samples == 0: notes.add('unreadable', f'{word}/{entry.name}: {header.problem}')
+        rows.append(_Row(entry.path, word, speaker, take, header.sample_rate if header.n_samples else 0, header.n_samples))
+        keys.append(key)
     for name, entries in where.silent.items():
         for entry in entries:
             if entry.name.lower().endswith(_FOREIGN): notes.add('kind', f'{name}/{entry.name}')
@@ -612,6 +627,7 @@ def index(
     folder:str|os.PathLike, # holds one folder a word, or a folder that does; an archive, a folder of archives, or a URL
     *,
     speaker_pattern:str|None=None, # regular expression searched in the file name: group 1, or `speaker`, is the speaker; `take` the take
+    cluster:object=None, # to read headers of files: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->pd.DataFrame: # a row a clip: path, word, speaker, take, split, sample_rate (Hz), n_samples
     """The clips of a corpus from names and headers alone, sorted by word and file name. `take` is -1 and `speaker` '' where the name does
     not tell; an unreadable clip has 0 samples at rate 0. `attrs` holds the `folder` of the words and the number of `entries` in each.
@@ -620,7 +636,7 @@ def index(
     there, above = where.elsewhere, (where.folder, *where.above)
     if os.path.basename(where.folder) == 'clips' and not where.above: above = (*above, os.path.dirname(where.folder)) # as MSWC has it
     listed = _read_listed(above, there and there.listed)
-    rows, keys = _collect(where, tell, listed, notes)
+    rows, keys = _collect(where, tell, listed, notes, cluster)
     if all(row.word == NOISE for row in rows): raise _no_words(where.folder, there and there.listed)
     splits = _assign_splits(rows, keys, listed, notes)
     _note_leaks(rows, splits, notes)

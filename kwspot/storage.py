@@ -28,7 +28,7 @@ class StorageError(CorpusError):
 
 class _Trouble(NamedTuple):
     "What an exception of a file system means."
-    kind: str  # 'busy', 'dropped', 'missing', 'denied', 'exists', 'full', 'other'
+    kind: str  # 'busy', 'dropped', 'missing', 'nowhere' (no such bucket), 'denied', 'exists', 'full', 'other'
     words: str # for the message
 
 _WAITS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8) # seconds before each new try; from the beginning again whenever something has arrived
@@ -49,6 +49,7 @@ def _trouble(error):
     "`_Trouble` of an exception."
     words, status = ' '.join(str(error).split()) or type(error).__name__, _status_of(error)
     names = ' '.join(kind.__name__ for kind in type(error).__mro__)
+    if re.search('NoSuchBucket|bucket does not exist|bucket is not valid', words): return _Trouble('nowhere', words)
     if isinstance(error, FileNotFoundError) or status == 404: return _Trouble('missing', words)
     if isinstance(error, FileExistsError) or status == 412: return _Trouble('exists', words)
     if isinstance(error, PermissionError) or status in (401, 403) or 'Credentials' in names: return _Trouble('denied', words)
@@ -62,6 +63,7 @@ _REMEDIES = {
     'busy': ('the store is too busy ({})', 'run again later, what is done is kept, or use fewer workers'),
     'dropped': ('the connection drops again and again ({})', 'check the network and run again, what is done is kept'),
     'missing': ('is not there ({})', 'check the name'),
+    'nowhere': ('no such bucket', 'check the name'),
     'denied': ('no permission ({})', 'check the credentials, and what they may do there'),
     'exists': ('exists already', 'another run has written there: choose another place, or remove it'),
     'full': ('no room ({})', 'make room or choose another place'),
@@ -71,7 +73,6 @@ _REMEDIES = {
 def _storage_error(path, trouble):
     "The one line about a trouble."
     what, remedy = _REMEDIES[trouble.kind]
-    if trouble.kind == 'missing' and 'bucket' in trouble.words.lower(): what = 'no such bucket'
     return StorageError(f'{path}: {what.format(trouble.words[:200])}; {remedy}')
 
 def _wait(seconds):
@@ -86,7 +87,7 @@ def _persist(path, call):
         except CorpusError: raise
         except Exception as error:
             trouble = _trouble(error)
-            if trouble.kind == 'missing' and 'bucket' not in trouble.words.lower(): raise FileNotFoundError(errno.ENOENT, 'no such file', path) from None
+            if trouble.kind == 'missing': raise FileNotFoundError(errno.ENOENT, 'no such file', path) from None
             pause = next(waits, None) if trouble.kind in ('busy', 'dropped') else None
             if pause is None: raise _storage_error(path, trouble) from None
         _wait(pause)
@@ -140,6 +141,8 @@ def _system(path):
     return system, system._strip_protocol(path)
 
 # %% ../nbs/04_storage.ipynb #282549b5
+_EMPTY = re.compile(r'InvalidRange|range is not satisfiable|\b416\b', re.IGNORECASE) # what servers say of the first byte of an empty file
+
 def _fitting(content, start, end):
     "The bytes asked for, also from a server that knows no ranges and sends the whole file."
     if end is None or len(content) <= end - (start or 0): return content
@@ -148,8 +151,11 @@ def _fitting(content, start, end):
 def _request(paths, starts, ends):
     "One try: the bytes or the exception of each range."
     systems = [_system(path) for path in paths]
+    starts = [start or 0 for start in starts] # without a start, some file systems ask for the size first
     asked = systems[0][0].cat_ranges([place for _, place in systems], starts, ends, on_error='return')
-    return [one if isinstance(one, BaseException) else _fitting(one, *range_) for one, *range_ in zip(asked, starts, ends)]
+    empty = [not start and isinstance(one, Exception) and bool(_EMPTY.search(str(one))) for one, start in zip(asked, starts)]
+    return [b'' if nothing else one if isinstance(one, BaseException) else _fitting(one, *range_)
+            for one, nothing, *range_ in zip(asked, empty, starts, ends)]
 
 def read_ranges(
     paths:Sequence[str], # URLs in one store
@@ -164,8 +170,7 @@ def read_ranges(
         troubles = {i: _trouble(answer) for i, answer in zip(left, answers) if isinstance(answer, BaseException)}
         for i, answer in zip(left, answers):
             if i not in troubles: content[i] = answer
-            elif troubles[i].kind not in ('busy', 'dropped', 'missing') or 'bucket' in troubles[i].words.lower():
-                raise _storage_error(paths[i], troubles[i]) from None
+            elif troubles[i].kind not in ('busy', 'dropped', 'missing'): raise _storage_error(paths[i], troubles[i]) from None
         again = [i for i in left if i in troubles and troubles[i].kind != 'missing']
         if len(again) < len(left): waits = iter(_WAITS) # something has arrived
         left, pause = again, next(waits, None)
@@ -192,7 +197,7 @@ def open_bytes(
         with open(path, 'rb') as file:
             file.seek(start)
             return file.read() if end is None else file.read(max(end - start, 0))
-    content = read_ranges([path], [start or None], [end])[0]
+    content = read_ranges([path], [start], [end])[0]
     if content is None: raise FileNotFoundError(errno.ENOENT, 'no such file', path)
     return content
 
@@ -256,7 +261,9 @@ def list_all(
     system, place = _system(url)
     try: found = _persist(url, lambda: system.find(place, detail=True))
     except FileNotFoundError as error: raise _storage_error(url, _trouble(error)) from None
-    if not found: raise StorageError(f'{url}: nothing is there; check the name, and whether you may list it')
+    if not found:
+        if not exists('/'.join(url.split('/', 3)[:3])): raise _storage_error(url, _Trouble('nowhere', ''))
+        raise StorageError(f'{url}: nothing is there; check the name, and whether you may list it')
     return sorted((_entry(url, facts) for facts in found.values()), key=lambda entry: entry.path)
 
 def about_file(
@@ -1004,7 +1011,7 @@ def _facts_from(entries, block=512, first_bytes=4096):
         some = entries[at:at + block]
         ends = [None if entry.n_bytes < 0 else min(entry.n_bytes, first_bytes) for entry in some]
         filled = [i for i, end in enumerate(ends) if end != 0]
-        content = dict(zip(filled, read_ranges([some[i].path for i in filled], [None if ends[i] is None else 0 for i in filled], [ends[i] for i in filled])))
+        content = dict(zip(filled, read_ranges([some[i].path for i in filled], None, [ends[i] for i in filled])))
         for i, entry in enumerate(some):
             first = content.get(i) or b''
             n_bytes = entry.n_bytes if entry.n_bytes >= 0 else len(first)
