@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'HOP', 'OCTAVES', 'WAVEFORM_LAYERS', 'FEATURE_LAYERS', 'LABEL_LAYERS', 'Augmentation', 'shift',
-           'RandomShift', 'RandomGain', 'active_power', 'mix_noise', 'default_noise', 'noise_windows', 'AddNoise',
-           'fast_length', 'resize', 'spectrum', 'resample', 'change_speed', 'by_choice', 'RandomSpeed', 'stretch',
-           'change_pitch', 'RandomPitch', 'equalise', 'RandomFilter', 'room_responses', 'reverberate', 'Reverb', 'hide',
-           'SpecAugment', 'warp_places', 'warp_frequencies', 'FrequencyWarp', 'warp_time', 'RandomTempo',
-           'RandomColour', 'mix_pairs', 'Mixup', 'loud_span', 'Fragments', 'Augmenter', 'augmenter']
+           'RandomShift', 'RandomGain', 'active_power', 'mix_noise', 'default_noise', 'generated_noise',
+           'noise_windows', 'AddNoise', 'fast_length', 'resize', 'spectrum', 'resample', 'change_speed', 'by_choice',
+           'RandomSpeed', 'stretch', 'change_pitch', 'RandomPitch', 'equalise', 'RandomFilter', 'room_responses',
+           'reverberate', 'Reverb', 'hide', 'SpecAugment', 'warp_places', 'warp_frequencies', 'FrequencyWarp',
+           'warp_time', 'RandomTempo', 'RandomColour', 'mix_pairs', 'Mixup', 'loud_span', 'Fragments', 'Augmenter',
+           'augmenter']
 
 # %% ../nbs/32_augment.ipynb #3adc52b8
 import inspect
@@ -73,7 +74,8 @@ def shift(
     "Each clip moved in time; zeros where nothing moves in."
     corners = tf.stack([-tf.cast(offsets, tf.float32), tf.zeros_like(offsets, tf.float32)], axis=1)
     size = tf.stack([tf.shape(clips)[1], 1])
-    return tf.reshape(tf.image.extract_glimpse(clips[:, :, None, None], size, corners, centered=False, normalized=False, noise='zero'),
+    return tf.reshape(tf.image.extract_glimpse(clips[:, :, None, None], size, corners, centered=False,
+                                               normalized=False, noise='zero'),
                       tf.shape(clips))
 
 # %% ../nbs/32_augment.ipynb #04cac5d9
@@ -147,6 +149,20 @@ def default_noise(
     return np.rint(np.clip(np.concatenate(kinds) * 3000, -32768, 32767)).astype(np.int16)
 
 
+def generated_noise(
+    seconds: Mapping[str, float],  # kind, a name in `synth.NOISES`, to seconds of it
+    *,
+    seed: int = 7,                 # of the noise
+) -> np.ndarray:                   # (n_samples,) int16, end to end
+    "Noise of some kinds at 16 kHz, 26 dB below full scale. `ValueError` for a kind that does not exist."
+    rng, parts = np.random.default_rng(seed), []
+    for kind, length in seconds.items():
+        if kind not in synth.NOISES:
+            raise ValueError(f'there is no noise {kind!r}; available: {", ".join(synth.NOISES)}')
+        parts.append(synth.to_int16(0.05 * synth.NOISES[kind](round(16000 * length), rng)))
+    return np.concatenate([np.zeros(0, np.int16), *parts])
+
+
 def noise_windows(
     blocks: tf.Tensor,  # (n_blocks, block) the bank, cut into blocks
     starts: tf.Tensor,  # (batch,) int: the block in which each window begins
@@ -161,20 +177,24 @@ def noise_windows(
 # %% ../nbs/32_augment.ipynb #4f310657
 @keras.saving.register_keras_serializable('kwspot')
 class AddNoise(Augmentation):
-    "Add a random window of the noise bank at a random signal-to-noise ratio; `ValueError` for a bank that is no sound."
+    """Add a random window of the noise bank at a random signal-to-noise ratio; `ValueError` for a bank that
+    is no sound."""
     def __init__(
         self,
-        noise: np.ndarray | None = None,              # (n_samples,) int16, or float in [-1, 1]; None: `default_noise()`. Not in the config
+        noise: np.ndarray | None = None,  # (n_samples,) int16 or float in [-1, 1]; None: `default_noise()`
         *,
         snr_db: tuple[float, float] = (0.0, 30.0),    # lowest and highest, dB
+        generated: Mapping | None = None,             # joins the bank, see `generated_noise`
         sample_rate: int = 16000,                     # Hz
         **kwargs,                                     # seed, probability
     ):
-        super().__init__(options={'snr_db': snr_db, 'sample_rate': sample_rate}, **kwargs)
+        options = {'snr_db': snr_db, 'generated': generated, 'sample_rate': sample_rate}
+        super().__init__(options=options, **kwargs)
         bank = default_noise() if noise is None or len(noise) == 0 else np.asarray(noise)
         if bank.ndim != 1:
             raise ValueError(f'AddNoise: noise of shape {bank.shape}; give one channel, (n_samples,)')
         bank = np.rint(features.as_samples(bank, scale=32767)).astype(np.int16) if bank.dtype != np.int16 else bank
+        if generated: bank = np.concatenate([bank, generated_noise(generated)])
         block = sample_rate // 100
         if len(bank) < block:
             raise ValueError(f'AddNoise: {len(bank)} samples of noise; give at least {block}')
@@ -184,7 +204,8 @@ class AddNoise(Augmentation):
     def augment(self, batch):
         n_clips = tf.shape(batch)[0]
         starts = self.integers([n_clips], 0, self.blocks.shape[0] - 1)
-        return mix_noise(batch, noise_windows(self.blocks, starts, batch.shape[1]), self.uniform([n_clips], *self.snr_db))
+        return mix_noise(batch, noise_windows(self.blocks, starts, batch.shape[1]),
+                         self.uniform([n_clips], *self.snr_db))
 
 # %% ../nbs/32_augment.ipynb #c75ef988
 def fast_length(
@@ -234,7 +255,8 @@ def change_speed(
     clips: tf.Tensor,   # (batch, n_samples)
     factor: float,      # above 1: faster, shorter and higher
 ) -> tf.Tensor:         # (batch, n_samples)
-    "Clips played faster or slower around their middle: tempo and pitch change together. The factor is met within 0.5 %."
+    """Clips played faster or slower around their middle: tempo and pitch change together. The factor is met
+    within 0.5 %."""
     n_samples = clips.shape[1]
     return resize(resample(clips, fast_length(n_samples / factor)), n_samples)
 
@@ -258,7 +280,8 @@ class _Stepped(Augmentation):
 
     def __init__(self, low, high, *, steps, **kwargs):
         if not 0.5 <= low <= high <= 2 or steps < 1:
-            raise ValueError(f'{type(self).__name__}: {steps} factors from {low} to {high}; give at least one, from 0.5 to 2')
+            raise ValueError(f'{type(self).__name__}: {steps} factors from {low} to {high}; give at least one, '
+                             'from 0.5 to 2')
         super().__init__(options={'low': low, 'high': high, 'steps': steps}, **kwargs)
         self.factors = [float(factor) for factor in np.linspace(low, high, steps)]
 
@@ -267,10 +290,11 @@ class _Stepped(Augmentation):
         functions = [lambda part, factor=factor: type(self).change(part, factor) for factor in self.factors]
         return by_choice(batch, choice, functions)
 
-
+# %% ../nbs/32_augment.ipynb #a48b21c6
 @keras.saving.register_keras_serializable('kwspot')
 class RandomSpeed(_Stepped):
-    "Play each clip faster or slower, pitch and tempo together, as in Ko et al., Audio augmentation for speech recognition, 2015."
+    """Play each clip faster or slower, pitch and tempo together, as in Ko et al., Audio augmentation for
+    speech recognition, 2015."""
     change = staticmethod(change_speed)
 
     def __init__(
@@ -309,7 +333,8 @@ def stretch(
     steps = tf.concat([_unit(spectra[:, :1]), tf.gather(advance, before[:-1], axis=1)], axis=1)
     later = tf.constant((places - before)[:, None], tf.float32)
     magnitude = tf.abs(spectra)
-    magnitude = tf.gather(magnitude, before, axis=1) * (1 - later) + tf.gather(magnitude, before + 1, axis=1) * later
+    magnitude = (tf.gather(magnitude, before, axis=1) * (1 - later)
+                 + tf.gather(magnitude, before + 1, axis=1) * later)
     frames = tf.cast(magnitude, tf.complex64) * tf.math.cumprod(steps, axis=1)
     sound = tf.signal.inverse_stft(frames, WINDOW, HOP, WINDOW, tf.signal.inverse_stft_window_fn(HOP))
     return sound[:, margin:margin + n_samples]
@@ -326,7 +351,8 @@ def change_pitch(
 
 @keras.saving.register_keras_serializable('kwspot')
 class RandomPitch(_Stepped):
-    "Raise or lower the pitch of each clip and keep its tempo. The costliest of the layers: give it a low probability."
+    """Raise or lower the pitch of each clip and keep its tempo. The costliest of the layers: give it a low
+    probability."""
     change = staticmethod(change_pitch)
 
     def __init__(
@@ -385,8 +411,10 @@ def room_responses(
 ) -> tf.Tensor:                      # (batch, n_taps) impulse responses
     "Responses of made-up rooms: 1 for the direct sound, then after 4 ms a noise that decays exponentially."
     time = np.arange(noise.shape[1], dtype=np.float32) / sample_rate
-    tail = noise * tf.exp(-math.log(1000) * time / tf.cast(reverberation_times, tf.float32)[:, None]) * (time > 0.004)
-    scale = tf.cast(direct_db, tf.float32) / -20 * math.log(10) - 0.5 * tf.math.log(tf.reduce_sum(tail ** 2, axis=1) + 1e-12)
+    tail = (noise * tf.exp(-math.log(1000) * time / tf.cast(reverberation_times, tf.float32)[:, None])
+            * (time > 0.004))
+    scale = (tf.cast(direct_db, tf.float32) / -20 * math.log(10)
+             - 0.5 * tf.math.log(tf.reduce_sum(tail ** 2, axis=1) + 1e-12))
     return tail * tf.exp(scale)[:, None] + (time == 0)
 
 
@@ -407,7 +435,7 @@ class Reverb(Augmentation):
         self,
         seconds: tuple[float, float] = (0.1, 0.4),      # shortest and longest reverberation time, s
         *,
-        direct_db: tuple[float, float] = (0.0, 15.0),   # direct sound over tail: lowest (far) and highest (near), dB
+        direct_db: tuple[float, float] = (0.0, 15.0),   # direct sound over tail: from (far) and to (near), dB
         sample_rate: int = 16000,                       # Hz
         **kwargs,                                       # seed, probability
     ):
@@ -418,7 +446,8 @@ class Reverb(Augmentation):
     def augment(self, batch):
         n_clips = tf.shape(batch)[0]
         noise = keras.random.normal([n_clips, self.n_taps], seed=self.random_state)
-        responses = room_responses(noise, self.uniform([n_clips], *self.seconds), self.uniform([n_clips], *self.direct_db),
+        responses = room_responses(noise, self.uniform([n_clips], *self.seconds),
+                                   self.uniform([n_clips], *self.direct_db),
                                    sample_rate=self.sample_rate)
         return reverberate(batch, responses)
 
@@ -449,7 +478,8 @@ class SpecAugment(Augmentation):
         frequency_width: int = 8,   # widest, bins
         **kwargs,                   # seed, probability
     ):
-        super().__init__(options={'time_masks': time_masks, 'time_width': time_width, 'frequency_masks': frequency_masks,
+        super().__init__(options={'time_masks': time_masks, 'time_width': time_width,
+                                  'frequency_masks': frequency_masks,
                                   'frequency_width': frequency_width}, **kwargs)
         self.masks = [(1, time_masks, time_width), (2, frequency_masks, frequency_width)]
 
@@ -475,7 +505,8 @@ def warp_places(
     bend = corner * top / tf.maximum(factors, 1.0)
     hertz = tf.constant(centres, tf.float32)[None]
     read = tf.where(hertz <= bend, hertz * factors, top - (top - bend * factors) * (top - hertz) / (top - bend))
-    upper = tf.clip_by_value(tf.searchsorted(tf.constant(centres, tf.float32), tf.reshape(read, [-1]), side='right'), 1, len(centres) - 1)
+    upper = tf.clip_by_value(tf.searchsorted(tf.constant(centres, tf.float32), tf.reshape(read, [-1]),
+                                             side='right'), 1, len(centres) - 1)
     low, high = (tf.gather(tf.constant(centres, tf.float32), place) for place in (upper - 1, upper))
     places = tf.cast(upper - 1, tf.float32) + (tf.reshape(read, [-1]) - low) / (high - low)
     return tf.reshape(places, tf.shape(read))
@@ -525,7 +556,8 @@ def warp_time(
     features: tf.Tensor,   # (batch, frames, bins)
     places: tf.Tensor,     # (batch, new_frames) where each new frame is read, in frames
 ) -> tf.Tensor:            # (batch, new_frames, bins)
-    "Features read at other times, with straight lines between the frames; beyond the ends, the first and last frame."
+    """Features read at other times, with straight lines between the frames; beyond the ends, the first and
+    last frame."""
     frames = tf.range(features.shape[1], dtype=tf.float32)
     places = tf.clip_by_value(places, 0.0, features.shape[1] - 1.0)
     return tf.matmul(tf.nn.relu(1 - tf.abs(places[:, :, None] - frames)), features)
@@ -549,7 +581,8 @@ class RandomTempo(Augmentation):
 
     def augment(self, batch):
         shape, middle = [tf.shape(batch)[0], 1], (batch.shape[1] - 1) / 2
-        factors, offsets = tf.exp(self.uniform(shape, *self.logs)), self.uniform(shape, -self.max_shift, self.max_shift)
+        factors, offsets = (tf.exp(self.uniform(shape, *self.logs)),
+                            self.uniform(shape, -self.max_shift, self.max_shift))
         return warp_time(batch, (tf.range(batch.shape[1], dtype=tf.float32) - middle - offsets) * factors + middle)
 
 # %% ../nbs/32_augment.ipynb #1b13a63e
@@ -568,7 +601,8 @@ class RandomColour(Augmentation):
 
     def augment(self, batch):
         n_bins, order = batch.shape[2], np.arange(1, self.cosines + 1)[:, None]
-        curves = np.cos(np.pi * order * (np.arange(n_bins) + 0.5) / n_bins) / np.sqrt(order) * self.db * math.log(10) / 10
+        curves = (np.cos(np.pi * order * (np.arange(n_bins) + 0.5) / n_bins) / np.sqrt(order) * self.db
+                  * math.log(10) / 10)
         sizes = keras.random.normal([tf.shape(batch)[0], self.cosines], seed=self.random_state)
         return batch + tf.matmul(sizes, curves.astype(np.float32))[:, None]
 
@@ -584,7 +618,8 @@ def mix_pairs(
 
 @keras.saving.register_keras_serializable('kwspot')
 class Mixup(Augmentation):
-    "Mix each clip and its one-hot label with another's; call it as `clips, labels = layer(clips, labels, training=True)`."
+    """Mix each clip and its one-hot label with another's; call it as `clips, labels = layer(clips, labels,
+    training=True)`."""
     def __init__(
         self,
         alpha: float = 0.2,   # of the Beta distribution of the weights
@@ -610,7 +645,7 @@ def loud_span(
     *,
     frame: int = 320,            # samples a frame, 20 ms at 16 kHz
     range_db: float = 20.0,      # frames that lie further below the loudest are not loud
-) -> tuple[tf.Tensor, tf.Tensor]: # (batch,) float32: first sample, and the one after the last; 0 and 0 for a silent clip
+) -> tuple[tf.Tensor, tf.Tensor]: # (batch,) float32: first sample, one after the last; 0, 0 for a silent clip
     "Where each clip is loud."
     n_frames = clips.shape[1] // frame
     power = tf.reduce_mean(tf.square(tf.reshape(clips[:, :n_frames * frame], [-1, n_frames, frame])), axis=2)
@@ -621,13 +656,14 @@ def loud_span(
 
 @keras.saving.register_keras_serializable('kwspot')
 class Fragments(Augmentation):
-    "Cut off a part of the words and want no answer; call it as `clips, labels = layer(clips, labels, training=True)`."
+    """Cut off a part of the words and want no answer; call it as `clips, labels = layer(clips, labels,
+    training=True)`."""
     def __init__(
         self,
         lost: tuple[float, float] = (0.35, 0.8),  # least and greatest share of the word that is cut off
         *,
         beginning: float = 0.7,     # in so many cases its beginning, else its end
-        longest: float = 0.85,      # share of the clip that a word fills at most; a clip that is loud for longer stays as it is
+        longest: float = 0.85,      # share of the clip that a word fills at most; longer ones stay as they are
         **kwargs,                   # seed, probability
     ):
         super().__init__(options={'lost': lost, 'beginning': beginning, 'longest': longest}, **kwargs)
@@ -649,7 +685,8 @@ class Fragments(Augmentation):
         return tf.where(chosen, moved, batch), tf.where(chosen, tf.ones_like(labels) / labels.shape[1], labels)
 
 # %% ../nbs/32_augment.ipynb #991c6edc
-WAVEFORM_LAYERS = {'speed': RandomSpeed, 'pitch': RandomPitch, 'shift': RandomShift, 'filter': RandomFilter, 'reverb': Reverb,
+WAVEFORM_LAYERS = {'speed': RandomSpeed, 'pitch': RandomPitch, 'shift': RandomShift, 'filter': RandomFilter,
+                   'reverb': Reverb,
                    'noise': AddNoise, 'gain': RandomGain}
 FEATURE_LAYERS = {'tempo': RandomTempo, 'warp': FrequencyWarp, 'colour': RandomColour, 'masks': SpecAugment}
 LABEL_LAYERS = {'mixup': Mixup, 'fragments': Fragments}

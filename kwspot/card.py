@@ -9,13 +9,16 @@ __all__ = ['SNIPPETS', 'CARD', 'licence_of', 'about_corpus', 'markdown_table', '
 # %% ../nbs/72_card.ipynb #d5357f15
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/72_card.ipynb #61c3b366
 def licence_of(
     folder: Path,  # a corpus
 ) -> str:
-    "What the first line of a corpus's licence file says, e.g. 'Attribution 4.0 International (LICENSE)'; '' without such a file."
-    files = sorted(file for kind in ('LICEN[CS]E*', 'COPYING*') for file in folder.glob(kind) if file.is_file()) if folder.is_dir() else []
+    """What the first line of a corpus's licence file says, e.g. 'Attribution 4.0 International (LICENSE)'; ''
+    without such a file."""
+    files = (sorted(file for kind in ('LICEN[CS]E*', 'COPYING*') for file in folder.glob(kind) if file.is_file())
+             if folder.is_dir() else [])
     for file in files:
         lines = [line.strip() for line in file.read_text(encoding='utf-8', errors='replace').splitlines()]
         if first := next((line for line in lines if line), ''): return f'{first[:120]} ({file.name})'
@@ -23,15 +26,17 @@ def licence_of(
 
 
 def about_corpus(
-    clips: object,   # pandas.DataFrame: an index, without noise recordings
+    clips: Any,   # pandas.DataFrame: an index, without noise recordings
 ) -> dict:
     "Name, licence, and the clips and speakers of each split."
     folder = Path(clips['path'].iloc[0]).resolve().parents[1]
     splits = {split: part for split, part in clips.groupby('split') if len(part)}
     speakers = {split: set(part['speaker']) - {''} for split, part in splits.items()}
-    shared = {name for one in speakers for other in speakers if one < other for name in speakers[one] & speakers[other]}
+    shared = {name for one in speakers for other in speakers if one < other
+              for name in speakers[one] & speakers[other]}
     return {'name': folder.name, 'licence': licence_of(folder), 'n_shared_speakers': len(shared),
-            'splits': {split: {'n_clips': len(splits[split]), 'n_speakers': len(speakers[split])} for split in ('train', 'valid', 'test')
+            'splits': {split: {'n_clips': len(splits[split]), 'n_speakers': len(speakers[split])}
+                       for split in ('train', 'valid', 'test')
                        if split in splits}}
 
 # %% ../nbs/72_card.ipynb #86103ad6
@@ -54,55 +59,71 @@ def card_data(
     apart = f'{shared} speakers are in more than one split.' if shared else 'No speaker is in more than one split.'
     licence = f'A licence file lies in its folder: {corpus["licence"]}.' if corpus['licence'] else \
         'No licence file lies in its folder: the licence of the corpus is the user\'s to state.'
-    return (f"The corpus is `{corpus['name']}`, fingerprint `{info['corpus']['fingerprint'][:16]}`. {apart}\n{licence}\n\n"
+    return (f"The corpus is `{corpus['name']}`, fingerprint `{info['corpus']['fingerprint'][:16]}`. "
+            f"{apart}\n{licence}\n\n"
             + markdown_table(('split', 'clips', 'speakers'), rows))
 
-
+# %% ../nbs/72_card.ipynb #4ef7320a
 def card_scores(
     info: Mapping,  # run.json
 ) -> str:
     "How good the Keras model is, and how sure that is."
     proof = info['proof']
     ends = lambda name: ' to '.join(f'{end:.1%}' for end in proof[f'{name}_ci95'])
-    chosen = '\nThe best epoch was chosen on these same clips, so these figures are a little too good.' if proof['split'] == 'valid' else ''
-    rows = [(label, *(f'{row[name]:.3f}' for name in ('precision', 'recall', 'f1')), row['n']) for label, row in proof['weakest'].items()]
-    return (f"On {proof['n_clips']:,} clips by {proof['n_speakers']} speakers of the split `{proof['split']}`, none of whom the training "
-            f"heard, the accuracy is {proof['accuracy']:.1%} (95 % interval {ends('accuracy')}, by bootstrap over speakers), the macro-F1 "
-            f"{proof['macro_f1']:.3f}.\nAlways giving the commonest answer would score {proof['majority_baseline']:.1%}.{chosen}\n\n"
-            'The labels it knows least well:\n\n' + markdown_table(('label', 'precision', 'recall', 'F1', 'clips'), rows))
+    chosen = ('\nThe best epoch was chosen on these same clips, so these figures are a little too good.'
+              if proof['split'] == 'valid' else '')
+    rows = [(label, *(f'{row[name]:.3f}' for name in ('precision', 'recall', 'f1')), row['n'])
+            for label, row in proof['weakest'].items()]
+    return (f"On {proof['n_clips']:,} clips by {proof['n_speakers']} speakers of the split `{proof['split']}`, "
+            f"none of whom the training heard, the accuracy is {proof['accuracy']:.1%} (95 % interval "
+            f"{ends('accuracy')}, by bootstrap over speakers), the macro-F1 {proof['macro_f1']:.3f}.\nAlways "
+            f"giving the commonest answer would score {proof['majority_baseline']:.1%}.{chosen}\n\nThe labels it "
+            'knows least well:\n\n'
+            + markdown_table(('label', 'precision', 'recall', 'F1', 'clips'), rows))
 
-
+# %% ../nbs/72_card.ipynb #a5577974
 def card_files(
     info: Mapping,  # run.json
 ) -> str:
     "The exported files and their proofs."
-    rows = [(name, f"`{row['file']}`", f"{row['bytes'] / 1000:,.0f}", f"{row['accuracy']:.2%}", f"{row['top1_agreement']:.2%}",
-             f"{row['max_abs_difference']:.1e}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}") for name, row in info['exports'].items()]
+    rows = [(name, f"`{row['file']}`", f"{row['bytes'] / 1000:,.0f}", f"{row['accuracy']:.2%}",
+             f"{row['top1_agreement']:.2%}",
+             f"{row['max_abs_difference']:.1e}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}")
+            for name, row in info['exports'].items()]
     step = info['exports'].get('litert-stream')
     steps = f" Of `litert-stream` it is for one step, which moves on by {step['hop_ms']:g} ms." if step else ''
-    return ('Each file was asked for the same clips before it got its name. "Same answer" and "largest difference" (of a probability) '
-            'compare it with the Keras model that was trained. Latency is for one clip, samples to probabilities, on one thread of '
-            f"{info['proof']['processor']}; Keras and SavedModel take all cores.{steps}\n\n"
-            + markdown_table(('format', 'file', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms', 'p99 ms'), rows))
+    return ('Each file was asked for the same clips before it got its name. "Same answer" and "largest '
+            'difference" (of a probability) compare it with the Keras model that was trained. Latency is for one '
+            f"clip, samples to probabilities, on one thread of {info['proof']['processor']}; Keras and SavedModel "
+            f'take all cores.{steps}\n\n'
+            + markdown_table(('format', 'file', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms',
+                              'p99 ms'), rows))
 
 # %% ../nbs/72_card.ipynb #9e8b4762
 def card_limits(
     info: Mapping,  # run.json
 ) -> str:
     "What the model was not made for."
-    labels, splits, seconds = info['labels'], info['proof']['corpus']['splits'], info['n_samples'] / info['sample_rate']
+    labels, splits, seconds = (info['labels'], info['proof']['corpus']['splits'],
+                               info['n_samples'] / info['sample_rate'])
     voices = splits.get('train', {'n_speakers': 0})['n_speakers']
-    points = [f'It learnt from {voices} voices. Others, above all accents, ages and languages not among them, are heard less well.',
-              f'It hears {seconds:g} s at a time, at {info["sample_rate"]} Hz, mono. A word that is cut off, or two words in one clip, '
-              'get one answer.']
-    if 'unknown' not in labels: points.append('It has no answer for other words or for noise: every sound gets one of the labels.')
-    elif 'silence' not in labels: points.append('It has no answer for silence: that gets one of the labels as well.')
+    points = [f'It learnt from {voices} voices. Others, above all accents, ages and languages not among them, are '
+              'heard less well.',
+              f'It hears {seconds:g} s at a time, at {info["sample_rate"]} Hz, mono. A word that is cut off, or '
+              'two words in one clip, get one answer.']
+    if 'unknown' not in labels:
+        points.append('It has no answer for other words or for noise: every sound gets one of the labels.')
+    elif 'silence' not in labels:
+        points.append('It has no answer for silence: that gets one of the labels as well.')
     calibration = info.get('calibration')
-    points.append('A probability says how the labels compare for this model; it is not the chance of being right.' if not calibration else
-                  f"The files give the probabilities of the network. At a temperature of {calibration['temperature']:.3f}, fitted on the "
-                  f"split `{calibration['split']}`, they are nearer to the chance of being right: the calibration error there is "
-                  f"{100 * calibration['ece_tempered']:.1f} points instead of {100 * calibration['ece']:.1f}. `kwspot spot` and "
-                  '`kwspot stream` apply it; elsewhere, divide the logarithms of the probabilities by it and make them add up to 1 again.')
+    points.append('A probability says how the labels compare for this model; it is not the chance of being right.'
+                  if not calibration else
+                  'The files give the probabilities of the network. At a temperature of '
+                  f"{calibration['temperature']:.3f}, fitted on the split `{calibration['split']}`, they are "
+                  'nearer to the chance of being right: the calibration error there is '
+                  f"{100 * calibration['ece_tempered']:.1f} points instead of {100 * calibration['ece']:.1f}. "
+                  '`kwspot spot` and `kwspot stream` apply it; elsewhere, divide the logarithms of the '
+                  'probabilities by it and make them add up to 1 again.')
     points.append('Not for decisions about people, nor where a missed or a false word can do harm.')
     return '\n'.join(f'- {point}' for point in points)
 
@@ -111,7 +132,8 @@ SNIPPETS = {
     'keras': ('python', """
 import json, zipfile, keras, soundfile, kwspot.modelling
 kwspot.modelling.load_families()  # the layers of kwspot's models
-model, labels = keras.models.load_model('{file}'), zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
+model = keras.models.load_model('{file}')
+labels = zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
 waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samples at {sample_rate} Hz
 print(labels[model.predict(waveform[None], verbose=0).argmax()])"""),
     'savedmodel': ('python', """
@@ -123,7 +145,8 @@ print(labels[model.serve(waveform[None]).numpy().argmax()])"""),
     'litert': ('python', """
 import soundfile, zipfile
 from ai_edge_litert.interpreter import Interpreter
-model, labels = Interpreter('{file}').get_signature_runner(), zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
+model = Interpreter('{file}').get_signature_runner()
+labels = zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
 waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samples at {sample_rate} Hz
 print(labels[model(waveform=waveform[None])['output_0'].argmax()])"""),
     'onnx': ('python', """
@@ -134,20 +157,26 @@ waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samp
 print(labels[model.run(None, {{'waveform': waveform[None]}})[0].argmax()])"""),
     'c': ('cpp', """
 #include <cstdio>
-#include "kwspot_model.h"  // in {file}; on a microcontroller: tflite::GetModel(kwspot_model), and the operators that the header names
+#include "kwspot_model.h"  // in {file}; on a microcontroller: tflite::GetModel(kwspot_model),
+                           // and the operators that the header names
 int main() {{
   std::printf("%d bytes, %d labels, the first is %s\\n", KWSPOT_MODEL_BYTES, KWSPOT_N_LABELS, kwspot_labels[0]);
 }}""")}
+
+# %% ../nbs/72_card.ipynb #65e8b108
 SNIPPETS['litert-int8'] = SNIPPETS['litert']
 SNIPPETS['litert-stream'] = ('python', """
 import json, numpy as np, soundfile, zipfile
 from ai_edge_litert.interpreter import Interpreter
-model, facts = Interpreter('{file}').get_signature_runner(), json.loads(zipfile.ZipFile('{file}').read('kwspot.json'))
-steps, (waveform, rate) = facts['steps'], soundfile.read('clip.wav', dtype='float32')  # any number of samples at {sample_rate} Hz
-sound, answer = np.append(np.zeros(steps['n_early'], 'float32'), waveform), {{'state': np.zeros((1, steps['n_state']), 'float32')}}
+model = Interpreter('{file}').get_signature_runner()
+facts = json.loads(zipfile.ZipFile('{file}').read('kwspot.json'))
+waveform, rate = soundfile.read('clip.wav', dtype='float32')  # any number of samples at {sample_rate} Hz
+steps, labels = facts['steps'], facts['labels']
+sound = np.append(np.zeros(steps['n_early'], 'float32'), waveform)
+answer = {{'state': np.zeros((1, steps['n_state']), 'float32')}}
 for at in range(0, len(sound) - steps['n_input'] + 1, steps['hop']):
     answer = model(samples=sound[None, at:at + steps['n_input']], state=answer['state'])
-print(facts['labels'][answer['probabilities'].argmax()])""")
+print(labels[answer['probabilities'].argmax()])""")
 
 # %% ../nbs/72_card.ipynb #9324f388
 def card_use(
@@ -156,7 +185,8 @@ def card_use(
     "How to run each exported file."
     exports = info['exports']
     first = exports.get('litert', next(iter(exports.values())))['file']
-    parts = [f'With kwspot, any of them and a recording of any rate and length:\n\n```sh\nkwspot spot {first} clip.wav\n```']
+    parts = [f'With kwspot, any of them and a recording of any rate and length:\n\n```sh\nkwspot spot {first} '
+             'clip.wav\n```']
     for name, row in exports.items():
         language, code = SNIPPETS[name]
         parts.append(f'`{name}`:\n\n```{language}{code.format(**{**info, "file": row["file"]})}\n```')
@@ -171,8 +201,10 @@ def model_card(
 ) -> str:
     "The model card of a run with exports, in Markdown."
     labels = ', '.join(info['labels'])
-    head = (f"# {info['model']}: {len(info['labels'])} labels\n\nA keyword spotter, trained with kwspot {info['versions']['kwspot']} "
-            f"(task `{info['task']}`, recipe `{info['recipe']['name']}`, {info['parameters']:,} parameters). It takes {info['n_samples']} "
-            f"samples at {info['sample_rate']} Hz as float32 in [-1, 1] and gives the probability of each of its labels: {labels}.")
-    sections = {'Data': card_data, 'Scores': card_scores, 'Files': card_files, 'Limits': card_limits, 'How to run it': card_use}
+    head = (f"# {info['model']}: {len(info['labels'])} labels\n\nA keyword spotter, trained with kwspot "
+            f"{info['versions']['kwspot']} (task `{info['task']}`, recipe `{info['recipe']['name']}`, "
+            f"{info['parameters']:,} parameters). It takes {info['n_samples']} samples at {info['sample_rate']} "
+            f'Hz as float32 in [-1, 1] and gives the probability of each of its labels: {labels}.')
+    sections = {'Data': card_data, 'Scores': card_scores, 'Files': card_files, 'Limits': card_limits,
+                'How to run it': card_use}
     return '\n\n'.join([head, *(f'## {title}\n\n{section(info)}' for title, section in sections.items())]) + '\n'

@@ -13,6 +13,7 @@ import io
 import warnings
 import wave
 from collections.abc import Mapping
+from typing import Any
 import numpy as np
 from scipy import fft, signal
 
@@ -269,7 +270,7 @@ def panel_parts():
 
 # %% ../nbs/10_exploration.ipynb #46fea19c
 def figure_pixels(
-    figure:object, # matplotlib Figure
+    figure:Any, # matplotlib Figure
 )->tuple[np.ndarray, tuple[float, float]]: # (height, width, 3) uint8; column of x = 0, columns for x = 1
     "A figure as pixels, and where the horizontal axis of its first axes runs in them."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -352,7 +353,7 @@ def draw_window(
 
 # %% ../nbs/10_exploration.ipynb #55a7f4c6
 def clip_choices(
-    index:object, # DataFrame from `corpus.index`
+    index:Any, # DataFrame from `corpus.index`
     word:str, # a word of it
     speaker:str='', # one of those who say it; '': anybody
     *,
@@ -422,7 +423,7 @@ def _show_window(parts):
 
 # %% ../nbs/10_exploration.ipynb #3914e188
 def explore_panel(
-    index:object, # DataFrame from `corpus.index`
+    index:Any, # DataFrame from `corpus.index`
     *,
     word:str='', # shown first; '': the first in the alphabet
 ): # an ipywidgets box, to be displayed by `show_panel`
@@ -446,11 +447,11 @@ def somebody_watches()->bool:
     import sys
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     kernel = getattr(shell, 'kernel', None)
-    return bool(kernel) and 'cellId' in kernel.get_parent().get('metadata', {})
+    return kernel is not None and 'cellId' in kernel.get_parent().get('metadata', {})
 
 # %% ../nbs/10_exploration.ipynb #7abdfae9
 def panel_picture(
-    box:object, # an ipywidgets box
+    box:Any, # an ipywidgets box
 )->bytes: # a PNG
     "The pictures of a panel, one below the other, in few colours."
     from PIL import Image
@@ -466,7 +467,7 @@ def panel_picture(
 
 
 def show_panel(
-    box:object, # from `explore_panel` or another panel
+    box:Any, # from `explore_panel` or another panel
 )->None:
     "Display a panel where somebody can touch it, and its picture where not."
     from IPython.display import Image, display

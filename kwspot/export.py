@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class ExportError(ValueError):
     "A model that cannot be exported or a file that cannot be used; one line that says what, where and what to do."
 
 
-FORMATS = {'keras': 'model.keras', 'savedmodel': 'savedmodel', 'litert': 'model.tflite', 'litert-int8': 'model-int8.tflite',
+FORMATS = {'keras': 'model.keras', 'savedmodel': 'savedmodel', 'litert': 'model.tflite',
+           'litert-int8': 'model-int8.tflite',
            'onnx': 'model.onnx', 'c': 'c', 'litert-stream': 'model-stream.tflite'}
 
 # %% ../nbs/71_export.ipynb #50058b3c
@@ -64,12 +66,14 @@ def attach_facts(
 
 
 def check_facts(
-    facts: object,  # what was read
+    facts: Any,  # what was read
     file: Path,     # where
 ) -> dict:
     "The facts, if they are what `export` writes."
-    good = isinstance(facts, dict) and isinstance(facts.get('labels'), list) and all(isinstance(label, str) for label in facts['labels'])
-    if good and all(isinstance(facts.get(name), int) and facts[name] > 0 for name in ('sample_rate', 'n_samples')): return facts
+    good = (isinstance(facts, dict) and isinstance(facts.get('labels'), list)
+            and all(isinstance(label, str) for label in facts['labels']))
+    if good and all(isinstance(facts.get(name), int) and facts[name] > 0 for name in ('sample_rate', 'n_samples')):
+        return facts
     raise ExportError(f'{file}: its labels, sample rate or length are missing or damaged; export it again')
 
 
@@ -80,7 +84,8 @@ def attached_facts(
     try:
         with zipfile.ZipFile(file) as archive: facts = json.loads(archive.read(FACTS))
     except (zipfile.BadZipFile, KeyError, ValueError):
-        raise ExportError(f'{file}: carries no labels: it was cut short, or kwspot export did not write it') from None
+        raise ExportError(f'{file}: carries no labels: it was cut short, or kwspot export did not write '
+                          'it') from None
     return check_facts(facts, file)
 
 # %% ../nbs/71_export.ipynb #d1425973
@@ -126,10 +131,11 @@ def quiet() -> Iterator[None]:
 @dataclass(frozen=True)
 class Source:
     "What the formats are written from."
-    model: object      # keras.Model, waveform (batch, n_samples) -> probabilities
+    model: Any      # keras.Model, waveform (batch, n_samples) -> probabilities
     facts: Mapping     # labels, sample_rate, n_samples, ...
     clips: np.ndarray  # (n, n_samples) int16, of the training speakers
-    _folder: object = field(default_factory=lambda: tempfile.TemporaryDirectory(ignore_cleanup_errors=True), repr=False)
+    _folder: Any = field(default_factory=lambda: tempfile.TemporaryDirectory(ignore_cleanup_errors=True),
+                            repr=False)
 
     @cached_property
     def litert(self) -> bytes:
@@ -146,7 +152,7 @@ class Source:
 
 
 def save_model(
-    model: object,     # keras.Model, waveform -> probabilities
+    model: Any,     # keras.Model, waveform -> probabilities
     folder: Path,      # for the SavedModel
     batch: int | None, # clips at a time; None: any number
 ) -> None:
@@ -157,7 +163,7 @@ def save_model(
 
 
 def litert_converter(
-    model: object,  # keras.Model, waveform -> probabilities
+    model: Any,  # keras.Model, waveform -> probabilities
     folder: Path,   # where its SavedModel is kept
 ):                  # tf.lite.TFLiteConverter
     "A LiteRT converter of the model for one clip at a time."
@@ -182,7 +188,8 @@ def write_savedmodel(
     "The model as a SavedModel, for any number of clips at a time."
     save_model(source.model, folder, None)
     (folder / 'assets.extra').mkdir()
-    for name, content in facts_as_files(source.facts).items(): (folder / 'assets.extra' / name).write_text(content, encoding='utf-8')
+    for name, content in facts_as_files(source.facts).items():
+        (folder / 'assets.extra' / name).write_text(content, encoding='utf-8')
 
 
 def write_sealed(
@@ -211,39 +218,45 @@ def operations(
     plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content, experimental_op_resolver_type=plain)
     name = lambda number: interpreter._get_tensor_details(number, 0)['name']
-    return [(operation['op_name'], [name(number) for number in operation['outputs']]) for operation in interpreter._get_ops_details()]
+    return [(operation['op_name'], [name(number) for number in operation['outputs']])
+            for operation in interpreter._get_ops_details()]
 
 
 def frontend_outputs(
     content: bytes, # the LiteRT model in float32
-    model: object,  # the Keras model that it was made from
+    model: Any,  # the Keras model that it was made from
 ) -> list[str]:     # names
     "The outputs of all operations up to the frontend's last. `ExportError` if it cannot be found."
     from kwspot.frontend import Frontend
     names = [layer.name for layer in model.layers if isinstance(layer, Frontend)]
     outputs = [found for _, found in operations(content)]
-    mine = [at for at, found in enumerate(outputs) if any(f'/{name}' in output for name in names for output in found)]
-    if not mine: raise ExportError('litert-int8: cannot tell the frontend from the network, so it would lose its precision; use litert')
+    mine = [at for at, found in enumerate(outputs)
+            if any(f'/{name}' in output for name in names for output in found)]
+    if not mine:
+        raise ExportError('litert-int8: cannot tell the frontend from the network, so it would lose its precision; '
+                          'use litert')
     return sum(outputs[:mine[-1] + 1], [])
 
 # %% ../nbs/71_export.ipynb #33474c05
 def relu_pairs(
-    model: object,  # keras.Model
+    model: Any,  # keras.Model
 ) -> Iterator[tuple]: # of layers: dense with ReLU, batch normalisation, dense
     "Where a batch normalisation stands between a ReLU and a dense layer."
     import keras
     for network in (model, *(layer for layer in model.layers if isinstance(layer, keras.Model))):
         weighted = [layer for layer in network.layers if layer.weights]
         for before, norm, behind in zip(weighted, weighted[1:], weighted[2:]):
-            kinds = [(before, keras.layers.Dense), (norm, keras.layers.BatchNormalization), (behind, keras.layers.Dense)]
-            chain = all(isinstance(layer, kind) for layer, kind in kinds) and norm.input is before.output and behind.input is norm.output
+            kinds = [(before, keras.layers.Dense), (norm, keras.layers.BatchNormalization),
+                     (behind, keras.layers.Dense)]
+            chain = (all(isinstance(layer, kind) for layer, kind in kinds) and norm.input is before.output
+                     and behind.input is norm.output)
             if chain and before.activation is keras.activations.relu:
                 yield before, norm, behind
 
 
 def equalised(
-    model: object,  # keras.Model; stays as it is
-) -> object:        # keras.Model that computes the same
+    model: Any,  # keras.Model; stays as it is
+) -> Any:        # keras.Model that computes the same
     "A twin with units of like size around every `relu_pairs`; the model itself where there are none."
     import keras
     if not any(relu_pairs(model)): return model
@@ -260,7 +273,7 @@ def equalised(
 
 # %% ../nbs/71_export.ipynb #b09e5881
 def quantised(
-    converter: object,  # tf.lite.TFLiteConverter
+    converter: Any,  # tf.lite.TFLiteConverter
     clips: np.ndarray,  # (n, n_samples) int16: what occurs
     spared: Sequence[str], # names of outputs that stay in float32
 ) -> bytes:
@@ -272,7 +285,8 @@ def quantised(
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
     options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(spared))
     with quiet():
-        debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples, debug_options=options)
+        debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples,
+                                                             debug_options=options)
         return debugger.get_nondebug_quantized_model()
 
 
@@ -306,8 +320,10 @@ def c_text(
     return '"' + ''.join(chr(byte) if plain(byte) else f'\\{byte:03o}' for byte in text.encode()) + '"'
 
 
-C_HEADER = """// Written by kwspot: {model}, waveform in, probabilities out. A LiteRT (TensorFlow Lite) model for tflite::GetModel().
-// Input: KWSPOT_N_SAMPLES samples as float in [-1, 1]. Output: KWSPOT_N_LABELS probabilities as float, in the order of kwspot_labels.
+C_HEADER = """// Written by kwspot: {model}, waveform in, probabilities out.
+// A LiteRT (TensorFlow Lite) model for tflite::GetModel().
+// Input: KWSPOT_N_SAMPLES samples as float in [-1, 1].
+// Output: KWSPOT_N_LABELS probabilities as float, in the order of kwspot_labels.
 // Operators: {operators}
 #ifndef KWSPOT_MODEL_H_
 #define KWSPOT_MODEL_H_
@@ -352,7 +368,8 @@ def write_c(
     labels = ', '.join(map(c_text, facts['labels']))
     header = C_HEADER.format(operators=kinds, n_labels=len(facts['labels']), **{'model': 'a model', **facts})
     array = C_ARRAY.format(facts=json.dumps(facts), labels=labels, rows=rows)
-    for name, text in (('h', header), ('cc', array)): (folder / f'kwspot_model.{name}').write_text(text, encoding='ascii', newline='\n')
+    for name, text in (('h', header), ('cc', array)):
+        (folder / f'kwspot_model.{name}').write_text(text, encoding='ascii', newline='\n')
 
 
 def write_litert_stream(
@@ -364,7 +381,8 @@ def write_litert_stream(
     stateful.write_steps(source.model, file, source.facts)
 
 
-WRITERS = {'keras': write_keras, 'savedmodel': write_savedmodel, 'litert': write_litert, 'litert-int8': write_litert_int8,
+WRITERS = {'keras': write_keras, 'savedmodel': write_savedmodel, 'litert': write_litert,
+           'litert-int8': write_litert_int8,
            'onnx': write_onnx, 'c': write_c, 'litert-stream': write_litert_stream}
 
 # %% ../nbs/71_export.ipynb #54c86fa0
@@ -375,7 +393,8 @@ def as_waveforms(
     if clips.dtype != np.int16 and clips.dtype.kind != 'f':
         raise ExportError(f'clips must be int16, or float in [-1, 1], not {clips.dtype}')
     waveforms = clips.astype(np.float32) / np.float32(32768 if clips.dtype == np.int16 else 1)
-    if not np.isfinite(waveforms).all(): raise ExportError('clips hold samples that are not numbers (NaN or infinite)')
+    if not np.isfinite(waveforms).all():
+        raise ExportError('clips hold samples that are not numbers (NaN or infinite)')
     return waveforms
 
 
@@ -399,7 +418,8 @@ class Exported:
         *,
         batch_size: int = 256,  # clips at a time
     ) -> np.ndarray:            # (n, n_classes) float32
-        "The probability of each label for each clip, as the model gives it. `ExportError` for clips of another shape, or that are not numbers."
+        """The probability of each label for each clip, as the model gives it. `ExportError` for clips of
+        another shape, or that are not numbers."""
         clips = np.asarray(clips)
         if clips.ndim != 2 or clips.shape[1] != self.n_samples:
             raise ExportError(f'clips must be of shape (n, {self.n_samples}), not {clips.shape}')
@@ -448,7 +468,9 @@ def c_facts(
     "The facts in the first line of the C++ source."
     with open(folder / 'kwspot_model.cc', encoding='utf-8', errors='replace') as text: line = text.readline()
     try: return check_facts(json.loads(line.removeprefix('//')), folder)
-    except ValueError: raise ExportError(f'{folder}: kwspot export did not write this source, or its first line was changed') from None
+    except ValueError:
+        raise ExportError(f'{folder}: kwspot export did not write this source, or its first line was '
+                          'changed') from None
 
 
 def run_c(
@@ -466,10 +488,14 @@ def onnx_facts(
     file: Path,      # as `write_onnx` writes it
 ) -> dict:
     "The facts in an ONNX file; `ExportError` if there are none, or nothing that could read them."
-    if importlib.util.find_spec('onnxruntime') is None: raise ExportError(f'{file}: needs onnxruntime: pip install "kwspot[onnx]"')
+    if importlib.util.find_spec('onnxruntime') is None:
+        raise ExportError(f'{file}: needs onnxruntime: pip install "kwspot[onnx]"')
     import onnxruntime
-    try: known = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider']).get_modelmeta().custom_metadata_map
-    except Exception as error: raise ExportError(f'{file}: is no ONNX model, or cut short ({type(error).__name__})') from None
+    try:
+        known = onnxruntime.InferenceSession(str(file),
+                                             providers=['CPUExecutionProvider']).get_modelmeta().custom_metadata_map
+    except Exception as error:
+        raise ExportError(f'{file}: is no ONNX model, or cut short ({type(error).__name__})') from None
     if FACTS not in known: raise ExportError(f'{file}: carries no labels: kwspot export did not write it')
     return check_facts(json.loads(known[FACTS]), file)
 
@@ -511,7 +537,8 @@ def savedmodel_facts(
     file = folder / 'assets.extra' / FACTS
     try: return check_facts(json.loads(file.read_text(encoding='utf-8')), folder)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        raise ExportError(f'{folder}: carries no labels: kwspot export did not write it, or {file.name} is damaged') from None
+        raise ExportError(f'{folder}: carries no labels: kwspot export did not write it, or {file.name} is '
+                          'damaged') from None
 
 
 def run_savedmodel(
@@ -526,7 +553,8 @@ def run_savedmodel(
     return 'tensorflow', lambda waveforms: model.serve(waveforms).numpy()
 
 # %% ../nbs/71_export.ipynb #aadd422e
-RUNNERS = {'.keras': (attached_facts, run_keras), '.tflite': (attached_facts, run_litert), '.onnx': (onnx_facts, run_onnx),
+RUNNERS = {'.keras': (attached_facts, run_keras), '.tflite': (attached_facts, run_litert),
+           '.onnx': (onnx_facts, run_onnx),
            'saved_model.pb': (savedmodel_facts, run_savedmodel), 'kwspot_model.cc': (c_facts, run_c)}
 
 
@@ -555,10 +583,13 @@ def find_exported(
     if path.name == 'kwspot_model.cc': path = path.parent
     if not path.exists(): raise ExportError(f'{path}: there is no such file; write it with kwspot export')
     if (path / 'run.json').is_file():
-        if not (found := export_of(path)): raise ExportError(f'{path}: its model has not been exported to LiteRT; run kwspot export {path}')
+        if not (found := export_of(path)):
+            raise ExportError(f'{path}: its model has not been exported to LiteRT; run kwspot export {path}')
         return found, found.suffix
-    kinds = [kind for kind in RUNNERS if (path / kind).is_file()] if path.is_dir() else [path.suffix] if path.suffix in RUNNERS else []
-    if not kinds: raise ExportError(f'{path}: is no model that is known here ({", ".join(RUNNERS)}, or a run folder)')
+    kinds = ([kind for kind in RUNNERS if (path / kind).is_file()] if path.is_dir() else [path.suffix]
+             if path.suffix in RUNNERS else [])
+    if not kinds:
+        raise ExportError(f'{path}: is no model that is known here ({", ".join(RUNNERS)}, or a run folder)')
     return path, kinds[0]
 
 # %% ../nbs/71_export.ipynb #bd74c5be
@@ -575,7 +606,8 @@ def load_exported(
     *,
     n_threads: int = 1,  # of the runtime
 ) -> Exported:
-    "An exported model, ready to use; `ExportError` for what is no model, is cut short, was changed, or carries no labels."
+    """An exported model, ready to use; `ExportError` for what is no model, is cut short, was changed, or
+    carries no labels."""
     own_temperature = {'temperature': stored} if (stored := stored_temperature(Path(path))) else {}
     path, kind = find_exported(Path(path))
     read_facts, make_runner = RUNNERS[kind]
@@ -584,14 +616,16 @@ def load_exported(
         runtime, run = make_runner(path, facts, n_threads)
         shape = run(np.zeros((1, facts['n_samples']), np.float32)).shape
     except ExportError: raise
-    except Exception as error: raise ExportError(f'{path}: cannot be used ({type(error).__name__}); copy it or export it again') from None
+    except Exception as error:
+        raise ExportError(f'{path}: cannot be used ({type(error).__name__}); copy it or export it again') from None
     if shape != (1, len(facts['labels'])):
-        raise ExportError(f'{path}: gives {shape[-1]} probabilities but lists {len(facts["labels"])} labels; export it again')
+        raise ExportError(f'{path}: gives {shape[-1]} probabilities but lists {len(facts["labels"])} labels; '
+                          'export it again')
     return Exported(path, {**facts, **own_temperature}, runtime, run)
 
 # %% ../nbs/71_export.ipynb #6d9dab4c
 def temperature_of(
-    model: object,  # Exported, training.Run, or anything with `info`
+    model: Any,  # Exported, training.Run, or anything with `info`
 ) -> float:
     "The temperature that goes with a model; 1 where none was fitted."
     info = getattr(model, 'info', {})
@@ -603,7 +637,8 @@ def at_temperature(
     probabilities: np.ndarray, # (..., n_classes)
     temperature: float,        # above 0; over 1: less sure
 ) -> np.ndarray:               # (..., n_classes)
-    "What `operating.temper` gives, without SciPy: the powers 1/temperature of the probabilities, which add up to 1 again."
+    """What `operating.temper` gives, without SciPy: the powers 1/temperature of the probabilities, which add
+    up to 1 again."""
     if temperature == 1: return probabilities
     powers = np.log(np.clip(probabilities, 1e-30, None)) / temperature
     powers = np.exp(powers - powers.max(axis=-1, keepdims=True))
@@ -623,7 +658,8 @@ def sixteen_bits(
     with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
         channels, width, rate, n_samples = recording.getparams()[:4]
         content = recording.readframes(n_samples) if width == 2 else b''
-        if len(content) == 2 * channels * n_samples > 0 and rate: return np.frombuffer(content, '<i2').reshape(-1, channels), rate
+        if len(content) == 2 * channels * n_samples > 0 and rate:
+            return np.frombuffer(content, '<i2').reshape(-1, channels), rate
     return None
 
 
@@ -638,14 +674,16 @@ def light_clip(
     if rate != sample_rate:
         import soxr
         mono = soxr.resample(mono.astype(np.float64), rate, sample_rate, quality='HQ')
-    return mono.astype(np.int16) if mono.dtype.kind == 'i' else np.clip(np.rint(mono), -32768, 32767).astype(np.int16)
+    return (mono.astype(np.int16) if mono.dtype.kind == 'i'
+            else np.clip(np.rint(mono), -32768, 32767).astype(np.int16))
 
 # %% ../nbs/71_export.ipynb #6ffc277f
 def loudest_part(
     clip: np.ndarray,  # (n,) int16
     n_samples: int,    # wanted
 ) -> np.ndarray:       # (n_samples,) or shorter
-    "What `preprocessing.chop_audio` gives: the middle one of the windows with at least 99 % of the energy of the loudest."
+    """What `preprocessing.chop_audio` gives: the middle one of the windows with at least 99 % of the energy
+    of the loudest."""
     if len(clip) <= n_samples: return clip
     total = np.cumsum((clip.astype(np.float64) - clip.mean()) ** 2)
     energy = total[n_samples - 1:] - np.concatenate([[0], total[:-n_samples]])
@@ -664,7 +702,8 @@ def read_recording(
     sample_rate: int = 16000, # wanted, Hz
     n_samples: int = 16000,   # wanted
 ) -> np.ndarray:              # (n_samples,) int16
-    "A recording as a clip, padded or cut around its loudest part. `corpus.ClipError` where there are no samples that are numbers."
+    """A recording as a clip, padded or cut around its loudest part. `corpus.ClipError` where there are no
+    samples that are numbers."""
     clip = light_clip(Path(file), sample_rate)
     if clip is None or not len(clip):
         from kwspot.corpus import read_clip
@@ -680,16 +719,18 @@ def about_recording(
     "What makes an answer to this clip doubtful, in a few words; '' if nothing does."
     if not clip.any(): return 'holds nothing but zeros: the answer means nothing'
     clipped = float((np.abs(clip.astype(np.int32)) >= 32767).mean())
-    return f'is clipped ({clipped:.0%} of its samples are at full scale): the answer is doubtful' if clipped > 0.01 else ''
+    return (f'is clipped ({clipped:.0%} of its samples are at full scale): the answer is doubtful'
+            if clipped > 0.01 else '')
 
 # %% ../nbs/71_export.ipynb #e496a6bf
 def proof_corpus(
-    run: object,     # training.Run
-    corpus: object,  # a corpus folder, an index or a preprocessing.Packed; None: the packed corpus that the run was trained from
-) -> object:         # preprocessing.Packed
+    run: Any,     # training.Run
+    corpus: Any,  # a corpus folder, an index or a preprocessing.Packed; None: what the run was trained from
+) -> Any:         # preprocessing.Packed
     "The corpus to prove on, packed. `ExportError` if the run's own is no longer there."
     from kwspot import preprocessing, training
-    if corpus is not None: return training.packed_corpus(corpus, sample_rate=run.sample_rate, n_samples=run.n_samples)
+    if corpus is not None:
+        return training.packed_corpus(corpus, sample_rate=run.sample_rate, n_samples=run.n_samples)
     try: return preprocessing.open_pack(run.info['corpus']['packed'])
     except (ValueError, KeyError, OSError):
         raise ExportError(f'{run.folder}: the packed corpus it was trained from is gone; say where the corpus is '
@@ -697,16 +738,19 @@ def proof_corpus(
 
 
 def training_clips(
-    run: object,     # training.Run
-    packed: object,  # preprocessing.Packed
+    run: Any,     # training.Run
+    packed: Any,  # preprocessing.Packed
     n: int,          # at most
     *,
     seed: int = 0,   # of the draw
 ) -> np.ndarray:     # (n, n_samples) int16
-    "Clips of the training speakers, drawn at random; a tenth of them silence if the run knows silence. `ExportError` without any."
+    """Clips of the training speakers, drawn at random; a tenth of them silence if the run knows silence.
+    `ExportError` without any."""
     from kwspot import preprocessing
     rows = packed.select(split='train')
-    if not len(rows): raise ExportError('8 bits need clips of the training speakers, and the corpus has none; give the one trained on')
+    if not len(rows):
+        raise ExportError('8 bits need clips of the training speakers, and the corpus has none; give the one '
+                          'trained on')
     n_silence = n // 10 if 'silence' in run.labels and 'silence' not in set(packed.clips['word']) else 0
     clips = packed.read(np.random.default_rng(seed).permutation(rows)[:n - n_silence])
     if not n_silence: return clips
@@ -719,7 +763,8 @@ def odd_clips(
     "Zeros, noise of one step, noise at full scale, a click."
     rng = np.random.default_rng(0)
     click = np.where(np.arange(n_samples) == n_samples // 2, 32767, 0)
-    return np.stack([0 * click, rng.integers(-1, 2, n_samples), rng.choice([-32768, 32767], n_samples), click]).astype(np.int16)
+    return np.stack([0 * click, rng.integers(-1, 2, n_samples), rng.choice([-32768, 32767], n_samples),
+                     click]).astype(np.int16)
 
 
 def compare(
@@ -780,9 +825,9 @@ def objection(
 @dataclass(frozen=True)
 class Proof:
     "Clips that nobody in the training spoke, and what the Keras model says to them."
-    packed: object        # preprocessing.Packed
+    packed: Any        # preprocessing.Packed
     split: str            # 'test' or 'valid'
-    table: object         # pandas.DataFrame of `evaluation.predictions`: a row a clip
+    table: Any         # pandas.DataFrame of `evaluation.predictions`: a row a clip
     expected: np.ndarray  # (n, n_classes) probabilities of the Keras model
     odd: np.ndarray       # (4, n_classes) what it says to the odd clips
 
@@ -791,8 +836,8 @@ class Proof:
 
 
 def make_proof(
-    run: object,     # training.Run
-    packed: object,  # preprocessing.Packed
+    run: Any,     # training.Run
+    packed: Any,  # preprocessing.Packed
 ) -> Proof:
     "Ask the Keras model. `CorpusError` if the corpus has none of its words."
     from kwspot import evaluation
@@ -813,7 +858,8 @@ def judge(
         _, found = evaluation.predictions(exported, proof.packed, split=proof.split)
     odd = compare(proof.odd, exported.predict(odd_clips(exported.n_samples)))['max_abs_difference']
     right = np.array(exported.labels, dtype=object)[found.argmax(axis=1)] == proof.truth
-    return {**compare(proof.expected, found), 'odd_clips_difference': odd, 'accuracy': float(right.mean()), 'n_clips': len(found),
+    return {**compare(proof.expected, found), 'odd_clips_difference': odd, 'accuracy': float(right.mean()),
+            'n_clips': len(found),
             'split': proof.split, 'runtime': exported.runtime, **latency(exported.run, exported.n_samples)}
 
 # %% ../nbs/71_export.ipynb #daf3bb98
@@ -832,7 +878,8 @@ def step_figures(
 def new_place(
     place: Path,  # a file with a suffix, or a folder without
 ) -> Iterator[Path]:
-    "A temporary name that becomes `place` when the block ends, in place of what was there; if the block fails, nothing is left of it."
+    """A temporary name that becomes `place` when the block ends, in place of what was there; if the block
+    fails, nothing is left of it."""
     from kwspot.corpus import atomic_folder, atomic_write
     if place.suffix:
         with atomic_write(place) as temporary: yield temporary
@@ -862,7 +909,7 @@ def write_proved(
 
 # %% ../nbs/71_export.ipynb #2ef8e542
 def about_proof(
-    run: object,   # training.Run
+    run: Any,   # training.Run
     proof: Proof,  # on which the exports were judged
 ) -> dict:
     "What the card says about the data and the scores, ready for run.json."
@@ -874,7 +921,8 @@ def about_proof(
     told = ('accuracy', 'accuracy_ci95', 'macro_f1', 'macro_f1_ci95', 'majority_baseline', 'n_clips', 'n_speakers')
     heard = {label: row for label, row in scores['per_class'].items() if row['n']}
     weakest = dict(sorted(heard.items(), key=lambda item: item[1]['f1'])[:5])
-    return {'split': proof.split, **{name: scores[name] for name in told}, 'weakest': weakest, 'corpus': about_corpus(clips),
+    return {'split': proof.split, **{name: scores[name] for name in told}, 'weakest': weakest,
+            'corpus': about_corpus(clips),
             'processor': processor()}
 
 # %% ../nbs/71_export.ipynb #6c834377
@@ -894,11 +942,12 @@ def record(
     row = {**figures, 'file': f'export/{FORMATS[format]}', 'mark': mark}
     info = {**info, 'exports': {**present, format: row}, 'proof': proof}
     training.write_json(folder / 'run.json', info)
-    with atomic_write(folder / CARD) as temporary: temporary.write_text(model_card(info), encoding='utf-8', newline='\n')
+    with atomic_write(folder / CARD) as temporary:
+        temporary.write_text(model_card(info), encoding='utf-8', newline='\n')
 
 
 def calibrated(
-    run: object,   # training.Run
+    run: Any,   # training.Run
 ) -> dict:         # with the temperature, if one was fitted
     "What an exported file must know of the run's calibration."
     facts = run.info.get('calibration')
@@ -906,13 +955,14 @@ def calibrated(
 
 # %% ../nbs/71_export.ipynb #b8e8ea8f
 def export(
-    run: object,             # training.Run, finished
+    run: Any,             # training.Run, finished
     *,
     formats: Sequence[str] = ('keras', 'litert'),  # of `FORMATS`
-    corpus: object = None,   # corpus folder, index or preprocessing.Packed to prove on; None: what the run was trained from
+    corpus: Any = None,   # corpus folder, index or Packed to prove on; None: what the run was trained from
     n_examples: int = 200,   # training clips that show which values occur, for 8 bits
 ) -> dict:                   # format -> file, bytes, accuracy, max_abs_difference, top1_agreement, p50_ms, ...
-    """Write a run's model in other formats into its folder export/, proved; the figures go into run.json and the card.
+    """Write a run's model in other formats into its folder export/, proved; the figures go into run.json and
+    the card.
 
     `ExportError` if one fails; those before it stay."""
     if wrong := [name for name in formats if name not in FORMATS]:
@@ -920,10 +970,12 @@ def export(
     packed = proof_corpus(run, corpus)
     proof = make_proof(run, packed)
     told = about_proof(run, proof)
-    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model'],
+    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
+             'model': run.info['model'],
              'task': run.info['task'], 'mark': model_mark(run.folder), **calibrated(run)}
     needs_clips = {'litert-int8', 'c'} & set(formats)
-    source = Source(run.model, facts, training_clips(run, packed, n_examples) if needs_clips else np.zeros((0, run.n_samples), np.int16))
+    source = Source(run.model, facts, training_clips(run, packed, n_examples) if needs_clips
+                    else np.zeros((0, run.n_samples), np.int16))
     figures = {}
     for name in formats:
         figures[name] = write_proved(name, source, proof, run.folder / 'export')
@@ -932,7 +984,7 @@ def export(
 
 # %% ../nbs/71_export.ipynb #a90756b9
 def bars(
-    axes: object,              # matplotlib Axes
+    axes: Any,              # matplotlib Axes
     names: Sequence[str],      # of the bars, from below
     values: Sequence[float],   # their lengths
     *,
@@ -958,11 +1010,14 @@ def plot_exports(
     import matplotlib.pyplot as plt
     names, rows = list(figures)[::-1], list(figures.values())[::-1]
     column = lambda name, least=0.0: [max(row[name], least) for row in rows]
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 0.8 + 0.36 * len(names)), dpi=80, sharey=True, layout='constrained')
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 0.8 + 0.36 * len(names)), dpi=80, sharey=True,
+                                layout='constrained')
     bars(axes[0], names, [size / 1000 for size in column('bytes')], title='size, kB', text='{:,.0f}'.format)
-    bars(axes[1], names, column('p50_ms'), ends=column('p99_ms'), title='time for one clip, ms: median,\nand a line to the 99th percentile',
+    bars(axes[1], names, column('p50_ms'), ends=column('p99_ms'),
+         title='time for one clip, ms: median,\nand a line to the 99th percentile',
          text='{:.2f}'.format, colour='#e69f00')
-    bars(axes[2], names, column('max_abs_difference', 1e-8), title='largest difference of a probability\nfrom the Keras model',
+    bars(axes[2], names, column('max_abs_difference', 1e-8),
+         title='largest difference of a probability\nfrom the Keras model',
          text=lambda value: f'{value:.0e}' if value > 1e-8 else '0', colour='#009e73')
     axes[1].set_xscale('log')
     axes[2].set_xscale('log')

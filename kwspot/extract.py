@@ -21,7 +21,8 @@ from .corpus import NOISE, CorpusError, atomic_write, index as corpus_index, tra
 from .preprocessing import Packed, n_cores, read_rows
 
 # %% ../nbs/33_extract.ipynb #5b2ae9b0
-_jit = numba.njit(nogil=True, fastmath={'contract', 'reassoc', 'nsz'}, cache='__file__' in globals()) # compiled once, not once a process
+# compiled once, not once a process
+_jit = numba.njit(nogil=True, fastmath={'contract', 'reassoc', 'nsz'}, cache='__file__' in globals())
 
 @_jit
 def window_frames(
@@ -76,11 +77,12 @@ def scale_bins(
     for c in range(out.shape[0]):
         for t in range(out.shape[1]):
             row, bins = spectrum[c, t], out[c, t]
-            for k in range(bins.size): bins[k] = (row[2 * k] * row[2 * k] + row[2 * k + 1] * row[2 * k + 1]) * scale[k] + eps
+            for k in range(bins.size):
+                bins[k] = (row[2 * k] * row[2 * k] + row[2 * k + 1] * row[2 * k + 1]) * scale[k] + eps
 
 # %% ../nbs/33_extract.ipynb #e1752ca7
-class BatchTransform:
-    "Features of batches of equally long clips, fast; one object for each thread."
+class _BatchPlan:
+    "What is worked out once for all batches: lengths, window, scale or mel bands, and the memory they are made in."
     def __init__(self,
         kind:str='log_mel', # as `features.parameters` takes it
         sample_rate:int=16000, # Hz
@@ -94,9 +96,12 @@ class BatchTransform:
         self.kind, self.sample_rate, self.options = kind, sample_rate, features.parameters(kind, **options)
         self.lengths = features.feature_framing(kind, sample_rate, **options)
         self.shape = features.feature_shape(kind, n_samples, sample_rate, **options)
-        if self.shape[0] < 1: raise ValueError(f'{n_samples} samples are shorter than one frame of {self.lengths.frame}: shorten window_ms')
+        if self.shape[0] < 1:
+            raise ValueError(f'{n_samples} samples are shorter than one frame of {self.lengths.frame}: shorten '
+                             'window_ms')
         self.start = (self.lengths.frame - self.lengths.window) // 2
-        self.window = (self.options['scale'] * features.hann(self.lengths)[self.start:self.start + self.lengths.window]).astype(dtype)
+        self.window = (self.options['scale']
+                       * features.hann(self.lengths)[self.start:self.start + self.lengths.window]).astype(dtype)
         self.frames = np.zeros((batch_size, self.shape[0], self.lengths.frame), dtype)
         self.margin = self.lengths.frame // 2 if self.options.get('center') else 0
         if kind == 'log_spectrogram':
@@ -108,20 +113,27 @@ class BatchTransform:
             self.sums = np.empty((batch_size, self.shape[0], self.options['n_mels']), dtype)
         if kind == 'mfcc': self.lifter = _lifter(self.shape[1], self.options['lifter']).astype(dtype)
 
+# %% ../nbs/33_extract.ipynb #a0a139fa
+class BatchTransform(_BatchPlan):
+    "Features of batches of equally long clips, fast; one object for each thread."
     def __call__(self,
         clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]; n at most `batch_size`
     ) -> np.ndarray: # (n, n_frames, n_features); overwritten by the next call
         "The features of up to `batch_size` clips. `ValueError` for more, or for another length."
         if len(clips) > self.batch_size or clips.shape[1:] != (self.n_samples,):
-            raise ValueError(f'clips of shape {clips.shape}: give up to {self.batch_size} of {self.n_samples} samples')
+            raise ValueError(f'clips of shape {clips.shape}: give up to {self.batch_size} of {self.n_samples} '
+                             'samples')
         full_scale = 32768 if clips.dtype == np.int16 else 1
         if self.margin: clips = np.pad(clips, [(0, 0), (self.margin, self.margin)])
         frames, sums = self.frames[:len(clips)], self.sums[:len(clips)]
-        window_frames(clips, self.window / self.window.dtype.type(full_scale), self.lengths.step, self.start, frames)
+        window_frames(clips, self.window / self.window.dtype.type(full_scale), self.lengths.step,
+                      self.start, frames)
         spectrum = scipy.fft.rfft(frames, axis=-1).view(frames.dtype)
         eps = sums.dtype.type(0 if self.kind == 'pcen' else self.options['eps']) # PCEN has its own way with it
         if self.kind == 'log_spectrogram': scale_bins(spectrum, self.density, self.density.dtype.type(eps), sums)
-        else: sum_bands(spectrum, *self.bands, self.options['power'], eps, sums)
+        else:
+            first, last, weights = self.bands
+            sum_bands(spectrum, first, last, weights, self.options['power'], eps, sums)
         return self._from_sums(sums)
 
     def _from_sums(self, sums):
@@ -189,7 +201,8 @@ class ReferenceTransform:
         batch_size:int=8, # clips at a time, at most
     ):
         self.batch_size, self.n_samples = batch_size, 16000
-        self.spectrogram = BatchTransform('log_spectrogram', 8000, 8000, batch_size=batch_size, dtype=np.float64, scale=1.)
+        self.spectrogram = BatchTransform('log_spectrogram', 8000, 8000, batch_size=batch_size,
+                                          dtype=np.float64, scale=1.)
 
     def __call__(self,
         clips:np.ndarray, # (n, 16000) int16; n at most `batch_size`
@@ -219,12 +232,14 @@ def open_features(
         clips = pd.read_parquet(folder / 'clips.parquet')
         if values.shape != (len(clips), *about['shape']): raise ValueError('the files do not belong together')
     except (OSError, ValueError, KeyError) as error:
-        raise CorpusError(f'{folder}: no features that can be read ({str(error).splitlines()[0]}); extract them again') from None
+        raise CorpusError(f'{folder}: no features that can be read ({str(error).splitlines()[0]}); extract them '
+                          'again') from None
     return Extracted(folder, values, clips, about)
 
 # %% ../nbs/33_extract.ipynb #339e6df7
 def _source(corpus, sample_rate, reference):
-    "The table of the clips of a folder, an index or a pack; and a function that fills rows with clips by number and says what is wrong."
+    """The table of the clips of a folder, an index or a pack; and a function that fills rows with clips by
+    number and says what is wrong."""
     if isinstance(corpus, Packed):
         problems = corpus.clips['problem'].tolist()
         def from_pack(numbers, rows):
@@ -234,7 +249,8 @@ def _source(corpus, sample_rate, reference):
     table = corpus if isinstance(corpus, pd.DataFrame) else corpus_index(corpus)
     table = table[table['word'] != NOISE].reset_index(drop=True)
     paths = table['path'].tolist()
-    def from_files(numbers, rows): return read_rows(paths[numbers.start:numbers.stop], rows, sample_rate=sample_rate, reference=reference)
+    def from_files(numbers, rows):
+        return read_rows(paths[numbers.start:numbers.stop], rows, sample_rate=sample_rate, reference=reference)
     return table, from_files
 
 # %% ../nbs/33_extract.ipynb #ac120fec
@@ -265,7 +281,8 @@ def _write_values(path, n_clips, source, make, dtype, n_workers, progress):
         if not hasattr(mine, 'transform'): mine.transform = make()
         return _fill_block(rows, source, mine.transform, path, offset, dtype)
     with open(path, 'wb') as file:
-        np.lib.format.write_array_header_1_0(file, {'descr': dtype.str, 'fortran_order': False, 'shape': (n_clips, *shape)})
+        np.lib.format.write_array_header_1_0(file, {'descr': dtype.str, 'fortran_order': False,
+                                                    'shape': (n_clips, *shape)})
         offset = file.tell()
         file.truncate(offset + n_clips * int(np.prod(shape)) * dtype.itemsize)
     blocks = [range(start, min(start + _BLOCK, n_clips)) for start in range(0, n_clips, _BLOCK)]
@@ -280,7 +297,7 @@ def extract(
     corpus:str|os.PathLike|pd.DataFrame|Packed, # a corpus folder, its index (`corpus.index`), or a pack
     out:str|os.PathLike, # folder to write; made where there is none
     *,
-    kind:str='log_mel', # 'log_spectrogram', 'log_mel', 'mfcc', 'pcen', or 'reference': the reference notebook's (99, 81) at 8 kHz
+    kind:str='log_mel', # 'log_spectrogram', 'log_mel', 'mfcc', 'pcen'; 'reference': as the reference notebook
     sample_rate:int=16000, # Hz; clips at another rate are resampled; a pack keeps its own
     n_samples:int=16000, # length that every clip is brought to; a pack keeps its own
     dtype:str='float32', # on disk: 'float32' or 'float16'
@@ -288,15 +305,19 @@ def extract(
     progress:bool|None=None, # a progress bar; None: only on a terminal
     **options, # keywords of the NumPy function of that name
 ) -> Extracted:
-    "Write the features of every word clip: features.npy, clips.parquet, features.json. `CorpusError` where they cannot be written."
+    """Write the features of every word clip: features.npy, clips.parquet, features.json. `CorpusError` where
+    they cannot be written."""
     out, reference, packed = Path(out), kind == 'reference', isinstance(corpus, Packed)
     if str(dtype) not in ('float32', 'float16'): raise ValueError(f"dtype={dtype!r}: give 'float32' or 'float16'")
-    if packed: sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
+    if isinstance(corpus, Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     if reference and (packed or options or (sample_rate, n_samples) != (16000, 16000)):
         raise ValueError("kind='reference' takes a folder or an index, one second at 16 kHz and no options")
     exact = np.float64 if kind == 'log_spectrogram' else np.float32
-    make = ReferenceTransform if reference else lambda: BatchTransform(kind, sample_rate, n_samples, dtype=exact, **options)
-    about = {'kind': kind, 'shape': make().shape, 'sample_rate': sample_rate, 'n_samples': n_samples, 'options': make().options}
+    def make():
+        if reference: return ReferenceTransform()
+        return BatchTransform(kind, sample_rate, n_samples, dtype=exact, **options)
+    about = {'kind': kind, 'shape': make().shape, 'sample_rate': sample_rate, 'n_samples': n_samples,
+             'options': make().options}
     table, source = _source(corpus, sample_rate, reference)
     try:
         (out / 'features.json').unlink(missing_ok=True) # from here on what may lie there is void
@@ -304,7 +325,8 @@ def extract(
             problems = _write_values(path, len(table), source, make, np.dtype(dtype), n_workers, progress)
         with atomic_write(out / 'clips.parquet') as path:
             table.assign(problem=problems, ok=[not text for text in problems]).to_parquet(path)
-        with atomic_write(out / 'features.json') as path: path.write_text(json.dumps(about, indent=1), encoding='utf-8')
+        with atomic_write(out / 'features.json') as path:
+            path.write_text(json.dumps(about, indent=1), encoding='utf-8')
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CorpusError(f'{out}: cannot be written ({reason}); make room or choose another folder') from None

@@ -172,7 +172,7 @@ def log_spectrogram(
 
 # %% ../nbs/11_features.ipynb #b6a7ce47
 def hz_to_mel(
-    frequency:np.ndarray, # Hz
+    frequency:np.ndarray|float, # Hz
     *,
     htk:bool=False, # HTK's formula instead of Slaney's
 ) -> np.ndarray: # mel

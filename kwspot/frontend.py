@@ -58,15 +58,16 @@ def power_folded(
     return ops.square(ops.matmul(before + after, cosines)) + ops.square(ops.matmul(before - after, sines))
 
 # %% ../nbs/31_frontend.ipynb #c79fcf90
-class Frontend(keras.layers.Layer):
-    "A kind of features as a layer without weights; always computes in float32, whatever the precision of the model."
+class _Shaped(keras.layers.Layer):
+    "What a kind of features takes and what shape it has; the keywords and defaults are those of `features`."
     kind = 'log_mel' # which function of `features`
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         known, kind = features.parameters(cls.kind), inspect.Parameter
         keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in known.items()]
-        rate, rest = kind('sample_rate', kind.POSITIONAL_OR_KEYWORD, default=16000), kind('kwargs', kind.VAR_KEYWORD)
+        rate, rest = (kind('sample_rate', kind.POSITIONAL_OR_KEYWORD, default=16000),
+                      kind('kwargs', kind.VAR_KEYWORD))
         cls.__signature__ = inspect.Signature([rate, *keywords, rest])
 
     def __init__(self,
@@ -88,11 +89,18 @@ class Frontend(keras.layers.Layer):
     ) -> tuple: # (batch, n_frames, n_features)
         "The shape of the features. `ValueError` for anything but (batch, n_samples) with at least one frame."
         if len(input_shape) != 2 or input_shape[1] is None:
-            raise ValueError(f'{self.name} takes waveforms of shape (batch, n_samples) with n_samples known, not {tuple(input_shape)}')
+            raise ValueError(f'{self.name} takes waveforms of shape (batch, n_samples) with n_samples known, not '
+                             f'{tuple(input_shape)}')
         n_frames, n_features = features.feature_shape(self.kind, input_shape[1], self.sample_rate, **self.options)
-        if n_frames < 1: raise ValueError(f'{self.name}: {input_shape[1]} samples are shorter than one frame of {self.lengths.frame}')
+        if n_frames < 1:
+            raise ValueError(f'{self.name}: {input_shape[1]} samples are shorter than one frame of '
+                             f'{self.lengths.frame}')
         return input_shape[0], n_frames, n_features
 
+# %% ../nbs/31_frontend.ipynb #114675c9
+class Frontend(_Shaped):
+    """A kind of features as a layer without weights; always computes in float32, whatever the precision of
+    the model."""
     def call(self,
         waveform, # (batch, n_samples) tensor, float in [-1, 1]
         training:bool=False, # the FFT instead of the matrix product
@@ -104,7 +112,8 @@ class Frontend(keras.layers.Layer):
         half = self.lengths.frame // 2
         if self.options.get('center'): waveform = ops.pad(waveform, [[0, 0], [half, half]])
         frames = ops.reshape(cut_frames(waveform, self.lengths, n_frames), (-1, self.lengths.window))
-        power = (power_fft if training else power_folded)(frames, self.lengths, n_bins=self.n_bins, scale=self.options['scale'])
+        power = (power_fft if training else power_folded)(frames, self.lengths, n_bins=self.n_bins,
+                                                          scale=self.options['scale'])
         return self.from_power(power, n_frames)
 
     def bands(self,
@@ -114,7 +123,8 @@ class Frontend(keras.layers.Layer):
         chosen = {name: self.options[name] for name in ('n_mels', 'fmin', 'fmax', 'htk', 'norm')}
         exponent = self.options['power'] / 2
         if exponent != 1: power = ops.sqrt(power) if exponent == 0.5 else ops.power(power, exponent)
-        return ops.matmul(power, features.mel_filterbank(self.sample_rate, self.lengths.frame, **chosen).T.astype(np.float32))
+        return ops.matmul(power, features.mel_filterbank(self.sample_rate, self.lengths.frame,
+                                                         **chosen).T.astype(np.float32))
 
 # %% ../nbs/31_frontend.ipynb #8ca12414
 @keras.saving.register_keras_serializable('kwspot')
@@ -152,10 +162,11 @@ def smoother_matrix(
     b:float, # from `features.smoothing_coefficient`
     *,
     warm_start:bool=False, # the start is the first frame itself
-) -> tuple[np.ndarray, np.ndarray]: # (n_frames, n_frames) and (n_frames, 1): what each frame holds of each frame, and of a start of 1
+) -> tuple[np.ndarray, np.ndarray]: # (n_frames, n_frames), (n_frames, 1): shares of each frame and of a start of 1
     "The first-order smoother $M_t = (1 - b) M_{t-1} + b E_t$ as a matrix."
     age = np.arange(n_frames)[:, None] - np.arange(n_frames)
-    matrix, start = np.where(age >= 0, b * (1 - b) ** np.maximum(age, 0), 0), (1 - b) ** np.arange(1, n_frames + 1)[:, None]
+    matrix, start = (np.where(age >= 0, b * (1 - b) ** np.maximum(age, 0), 0),
+                     (1 - b) ** np.arange(1, n_frames + 1)[:, None])
     if warm_start: matrix[:, :1], start = matrix[:, :1] + start, 0 * start
     return matrix, start
 
@@ -168,7 +179,8 @@ class PCEN(Frontend):
     def from_power(self, power, n_frames):
         gain, bias, root, eps = (self.options[name] for name in ('gain', 'bias', 'root', 'eps'))
         b = features.smoothing_coefficient(self.options['time_constant'], self.sample_rate, self.lengths.step)
-        matrix, start = (part.astype(np.float32) for part in smoother_matrix(n_frames, b, warm_start=self.options['warm_start']))
+        matrix, start = (part.astype(np.float32)
+                         for part in smoother_matrix(n_frames, b, warm_start=self.options['warm_start']))
         energies = ops.reshape(self.bands(power), (-1, n_frames, self.options['n_mels']))
         smooth = ops.swapaxes(ops.matmul(ops.swapaxes(energies, 1, 2), matrix.T), 1, 2) + start
         return ops.power(energies / ops.power(eps + smooth, gain) + bias, root) - bias ** root

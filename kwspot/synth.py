@@ -33,11 +33,12 @@ from .corpus import NOISE, CorpusError, index, track, which_set
 # %% ../nbs/01_synth.ipynb #7bb1c26b
 KEYWORDS = ('yes', 'no', 'up', 'down', 'left', 'right', 'on', 'off', 'stop', 'go')
 V001_COUNTS = {
-    'bed': (1713, 229), 'bird': (1731, 210), 'cat': (1733, 218), 'dog': (1746, 199), 'down': (2359, 207), 'eight': (2352, 241),
-    'five': (2357, 196), 'four': (2372, 214), 'go': (2372, 271), 'happy': (1742, 193), 'house': (1750, 190), 'left': (2353, 188),
-    'marvin': (1746, 168), 'nine': (2364, 190), 'no': (2375, 277), 'off': (2357, 214), 'on': (2367, 262), 'one': (2370, 267),
-    'right': (2367, 212), 'seven': (2377, 207), 'sheila': (1734, 156), 'six': (2369, 170), 'stop': (2380, 206), 'three': (2356, 213),
-    'tree': (1733, 212), 'two': (2373, 233), 'up': (2375, 313), 'wow': (1745, 220), 'yes': (2377, 220), 'zero': (2376, 173)}
+    'bed': (1713, 229), 'bird': (1731, 210), 'cat': (1733, 218), 'dog': (1746, 199), 'down': (2359, 207),
+    'eight': (2352, 241), 'five': (2357, 196), 'four': (2372, 214), 'go': (2372, 271), 'happy': (1742, 193),
+    'house': (1750, 190), 'left': (2353, 188), 'marvin': (1746, 168), 'nine': (2364, 190), 'no': (2375, 277),
+    'off': (2357, 214), 'on': (2367, 262), 'one': (2370, 267), 'right': (2367, 212), 'seven': (2377, 207),
+    'sheila': (1734, 156), 'six': (2369, 170), 'stop': (2380, 206), 'three': (2356, 213), 'tree': (1733, 212),
+    'two': (2373, 233), 'up': (2375, 313), 'wow': (1745, 220), 'yes': (2377, 220), 'zero': (2376, 173)}
 WORDS = tuple(sorted(V001_COUNTS))
 
 # %% ../nbs/01_synth.ipynb #df96478f
@@ -66,11 +67,13 @@ def load_espeak() -> ctypes.CDLL:
     try:
         import espeakng_loader
         library = ctypes.CDLL(espeakng_loader.get_library_path())
-        rate = library.espeak_Initialize(2, 0, os.fsencode(espeakng_loader.get_data_path()), 0x8000)  # synchronous; do not exit on error
+        # synchronous; do not exit on error
+        rate = library.espeak_Initialize(2, 0, os.fsencode(espeakng_loader.get_data_path()), 0x8000)
     except (ImportError, OSError, AttributeError) as error:
         reason = ' '.join(str(error).split())
         raise SynthError(f'the speech synthesiser espeak-ng cannot be loaded ({reason}): {REINSTALL}') from None
-    if rate != VOICE_RATE: raise SynthError(f'the speech synthesiser espeak-ng did not start (code {rate}): {REINSTALL}')
+    if rate != VOICE_RATE:
+        raise SynthError(f'the speech synthesiser espeak-ng did not start (code {rate}): {REINSTALL}')
     library.espeak_SetSynthCallback(_receive)
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))
@@ -83,7 +86,7 @@ def restart_espeak() -> None:
     if _LOADED:
         library = _LOADED.pop()
         library.espeak_Terminate()
-        unload = _ctypes.FreeLibrary if sys.platform == 'win32' else _ctypes.dlclose
+        unload = getattr(_ctypes, 'FreeLibrary' if sys.platform == 'win32' else 'dlclose')
         unload(library._handle)
     load_espeak()
     (ctypes.cdll.msvcrt if sys.platform == 'win32' else ctypes.CDLL(None)).srand(1)
@@ -93,14 +96,16 @@ def say(
     text: str,  # what to speak; `[[...]]` holds phoneme mnemonics
     *,
     voice: str = 'en-us',  # an espeak-ng voice, with a variant after a plus sign: `en-gb+f2`
-    rate: int = 160,  # words a minute, 80 to 450
-    pitch: int = 50,  # 0 to 99
-    pitch_range: int = 50,  # liveliness of the intonation, 0 (monotone) to 99
+    rate: float = 160,  # words a minute, 80 to 450
+    pitch: float = 50,  # 0 to 99
+    pitch_range: float = 50,  # liveliness of the intonation, 0 (monotone) to 99
 ) -> np.ndarray:  # (n_samples,) mono int16 at 22,050 Hz
     "Speak a line with espeak-ng. Raises `SynthError` for an unknown voice."
     library = load_espeak()
-    if library.espeak_SetVoiceByName(voice.encode('utf-8')) != 0: raise SynthError(f'espeak-ng has no voice named {voice!r}')
-    for parameter, value in ((1, rate), (3, pitch), (4, pitch_range)): library.espeak_SetParameter(parameter, int(value), 0)
+    if library.espeak_SetVoiceByName(voice.encode('utf-8')) != 0:
+        raise SynthError(f'espeak-ng has no voice named {voice!r}')
+    for parameter, value in ((1, rate), (3, pitch), (4, pitch_range)):
+        library.espeak_SetParameter(parameter, int(value), 0)
     data = text.encode('utf-8') + b'\0'
     _BLOCKS.clear()
     library.espeak_Synth(data, len(data), 0, 1, 0, 0x101, None, None)  # UTF-8, phoneme mnemonics allowed
@@ -112,7 +117,8 @@ def phonemes(
     word: str,  # any text that espeak-ng can read
     voice: str = 'en-us',  # an espeak-ng voice
 ) -> str:  # espeak-ng's phoneme mnemonics, primary stress marked by '
-    "How a voice reads a word, as phoneme mnemonics with a primary stress. Raises `SynthError` if there is nothing to speak."
+    """How a voice reads a word, as phoneme mnemonics with a primary stress. Raises `SynthError` if there is
+    nothing to speak."""
     library = load_espeak()
     library.espeak_SetVoiceByName(voice.encode('utf-8'))
     text = ctypes.c_char_p(word.encode('utf-8'))
@@ -124,21 +130,23 @@ def phonemes(
 
 # %% ../nbs/01_synth.ipynb #57d7cab5
 ENGLISH = {  # voice: how often
-    'en-us': 12, 'en': 2, 'en-gb-x-rp': 1.5, 'en-gb-scotland': 1, 'en-us-nyc': 2, 'en-029': 1, 'en-gb-x-gbclan': 0.7, 'en-gb-x-gbcwmd': 0.4}
+    'en-us': 12, 'en': 2, 'en-gb-x-rp': 1.5, 'en-gb-scotland': 1, 'en-us-nyc': 2, 'en-029': 1,
+    'en-gb-x-gbclan': 0.7, 'en-gb-x-gbcwmd': 0.4}
 FOREIGN = tuple('es es-419 de hi fr it nl pl pt-br sv tr ta id cs ro el hu bn sw cmn vi'.split())
 NEAREST = {  # phoneme: the nearest that most languages have
-    'A:': 'a:', 'A@': 'ar', '0': 'o', 'O2': 'o', 'O:': 'o:', 'o@': 'or', '3:': 'er', '@r': 'er', 'V': 'a', 'I': 'i', 'i': 'i:', 'U': 'u',
-    'E': 'e', 'OI': 'oi', 'i@': 'ia', '@': 'e', 'a': 'A', 'w': 'u', 'h': 'x'}
-HABITS = {  # phoneme -> {what is said instead: how often}, for all speakers
-    'oU': {'oU': 6, 'o:': 2, 'O:': 0.4}, 'eI': {'eI': 6, 'e:': 1.5}, 'aI': {'aI': 6, 'a:I': 1}, '0': {'0': 3, 'A:': 3, 'O:': 3},
+    'A:': 'a:', 'A@': 'ar', '0': 'o', 'O2': 'o', 'O:': 'o:', 'o@': 'or', '3:': 'er', '@r': 'er', 'V': 'a', 'I': 'i',
+    'i': 'i:', 'U': 'u', 'E': 'e', 'OI': 'oi', 'i@': 'ia', '@': 'e', 'a': 'A', 'w': 'u', 'h': 'x'}
+HABITS: dict[str, dict[str, float]] = {  # phoneme -> {what is said instead: how often}, for all speakers
+    'oU': {'oU': 6, 'o:': 2, 'O:': 0.4}, 'eI': {'eI': 6, 'e:': 1.5}, 'aI': {'aI': 6, 'a:I': 1},
+    '0': {'0': 3, 'A:': 3, 'O:': 3},
     'O2': {'O2': 4, 'A:': 2, 'O:': 2, '0': 2}, 'a': {'a': 6, 'aa': 1, 'E': 0.7}, 'E': {'E': 7, 'a': 0.3, 'e:': 0.7},
     'I': {'I': 6, 'i': 1}, 'V': {'V': 5, '@': 2, 'a': 0.7}, 'i:': {'i:': 6, 'i': 1}, 'u:': {'u:': 6, 'U': 0.6},
     'i@': {'i@': 2, 'i:': 3, 'I': 1}, 'o@': {'o@': 5, 'O:': 1, 'O:r': 1}, 'A@': {'A@': 5, 'A:': 1, 'A:r': 1},
-    't$': {'t': 5, '': 0.8, '?': 1}, 'd$': {'d': 5, '': 0.6, 't': 0.8}, 'g$': {'g': 5, 'k': 0.8}, 'p$': {'p': 6, '': 0.5},
-    'v$': {'v': 6, 'f': 0.7}, 't(?=r)': {'t': 3, 'tS': 3}}
-FOREIGN_HABITS = {
-    'T': {'T': 3, 't': 1, 's': 1, 'f': 0.7}, 'w': {'w': 4, 'v': 1}, 'z': {'z': 3, 's': 1}, 'v': {'v': 5, 'b': 0.5, 'w': 0.5},
-    'h': {'h': 5, 'x': 1}}
+    't$': {'t': 5, '': 0.8, '?': 1}, 'd$': {'d': 5, '': 0.6, 't': 0.8}, 'g$': {'g': 5, 'k': 0.8},
+    'p$': {'p': 6, '': 0.5}, 'v$': {'v': 6, 'f': 0.7}, 't(?=r)': {'t': 3, 'tS': 3}}
+FOREIGN_HABITS: dict[str, dict[str, float]] = {
+    'T': {'T': 3, 't': 1, 's': 1, 'f': 0.7}, 'w': {'w': 4, 'v': 1}, 'z': {'z': 3, 's': 1},
+    'v': {'v': 5, 'b': 0.5, 'w': 0.5}, 'h': {'h': 5, 'x': 1}}
 _PHONEME = re.compile(r"A@|o@|i@|@r|A:|O:|3:|i:|u:|o:|e:|a:|oU|aU|eI|aI2?|OI|aa|a#|I2|O2|t2|tS|dZ|.")
 
 # %% ../nbs/01_synth.ipynb #4dda0e32
@@ -147,7 +155,7 @@ def draw_habits(
     rng: np.random.Generator,  # source of randomness
 ) -> tuple:  # of (pattern, replacement)
     "Choose a speaker's habits; what is said as usual is left out."
-    table = {**HABITS, **FOREIGN_HABITS} if foreign else HABITS
+    table = HABITS | FOREIGN_HABITS if foreign else HABITS
     chosen = []
     for phoneme, choices in table.items():
         weights = np.array(list(choices.values()))
@@ -176,19 +184,22 @@ def apply_accent(
     for pattern, replacement in habits:
         core, last, before_r = re.sub(r'\W*\(.*|\$', '', pattern), pattern.endswith('$'), '(?=r)' in pattern
         following = phones[1:] + ['']
-        phones = [replacement if phone == core and (not last or not after) and (not before_r or after == 'r') else phone
+        phones = [replacement if phone == core and (not last or not after)
+                  and (not before_r or after == 'r') else phone
                   for phone, after in zip(phones, following)]
     if language not in FOREIGN: return ''.join(phones)
     phones = _PHONEME.findall(''.join(phones))
-    return ''.join(NEAREST.get(phone, phone) if re.match(r'\w|@', phone) and not knows(language, phone) else phone for phone in phones)
+    return ''.join(NEAREST.get(phone, phone) if re.match(r'\w|@', phone) and not knows(language, phone) else phone
+                   for phone in phones)
 
 # %% ../nbs/01_synth.ipynb #ccaca358
 WOMEN = tuple('''
     f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda grandma linda shelby steph steph2 steph3 zac'''.split())
 MEN = tuple('''
-    m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt3 klatt4 Alex Andy Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario
-    Michael Mike Nguyen Reed adam antonio benjamin boris david ed edward edward2 grandpa ian iven iven2 iven3 iven4 john marcelo
-    max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro travis victor'''.split())
+    m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt3 klatt4 Alex Andy Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee
+    Marco Mario Michael Mike Nguyen Reed adam antonio benjamin boris david ed edward edward2 grandpa ian iven iven2
+    iven3 iven4 john marcelo max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro travis
+    victor'''.split())
 
 
 NOISE_SHARES = {'white': 0.1, 'pink': 0.35, 'brown': 0.35, 'hum': 0.08, 'babble': 0.07, 'clatter': 0.05}
@@ -229,11 +240,13 @@ def speaker_names(
     n_speakers: int,  # how many
     seed: int = 0,  # seed of the draw
 ) -> list:  # of str: eight hex digits each, all different
-    "Names whose splits by Speech Commands' rule follow `SPLIT_PATTERN`; the first names do not depend on how many are asked for."
+    """Names whose splits by Speech Commands' rule follow `SPLIT_PATTERN`; the first names do not depend on
+    how many are asked for."""
     rng, names = np.random.default_rng([seed, 1]), {}
     while len(names) < n_speakers:
         name = f'{rng.integers(2 ** 32):08x}'
-        if name not in names and which_set(f'{name}_nohash_0.wav') == SPLIT_PATTERN[len(names) % 10]: names[name] = None
+        if name not in names and which_set(f'{name}_nohash_0.wav') == SPLIT_PATTERN[len(names) % 10]:
+            names[name] = None
     return list(names)
 
 # %% ../nbs/01_synth.ipynb #9e5c3150
@@ -243,7 +256,8 @@ def draw_place(
     "Draw a room, a microphone, a noise and where in the window words fall."
     return dict(
         room=float(rng.uniform(0.1, 0.7)), distance=float(rng.normal(-13, 6)),
-        low_cut=float(rng.uniform(40, 220)), high_cut=float(rng.uniform(4500, 7600)), tilt=float(rng.normal(-0.3, 2)),
+        low_cut=float(rng.uniform(40, 220)), high_cut=float(rng.uniform(4500, 7600)),
+        tilt=float(rng.normal(-0.3, 2)),
         noise=str(rng.choice(list(NOISE_SHARES), p=list(NOISE_SHARES.values()))),
         snr=float(np.clip(rng.normal(38, 13), 8, 75)), level=float(np.clip(rng.normal(-22, 7), -40, -6)),
         place=float(rng.normal(0.5, 0.08)))
@@ -254,16 +268,19 @@ def draw_speaker(
     name: str,  # eight hex digits
     seed: int = 0,  # seed of the corpus
 ) -> Speaker:  # the same for the same number and seed
-    "Draw one speaker: near the microphone of a phone or laptop in an ordinary room, of any age, as in Speech Commands."
+    """Draw one speaker: near the microphone of a phone or laptop in an ordinary room, of any age, as in
+    Speech Commands."""
     rng = np.random.default_rng([seed, 2, number])
     foreign, woman, child = bool(rng.random() < 0.2), bool(rng.random() < 0.5), bool(rng.random() < 0.3)
     weights = np.array(list(ENGLISH.values()))
     language = str(rng.choice(FOREIGN) if foreign else rng.choice(list(ENGLISH), p=weights / weights.sum()))
     return Speaker(
-        number=number, name=name, voice=f'{language}+{rng.choice(WOMEN if woman else MEN)}', habits=draw_habits(foreign, rng),
+        number=number, name=name, voice=f'{language}+{rng.choice(WOMEN if woman else MEN)}',
+        habits=draw_habits(foreign, rng),
         pitch=float(np.clip(rng.normal((55 if woman else 62) + 12 * (child and woman), 16), 0, 99)),
         pitch_range=float(np.clip(rng.normal(50, 25), 0, 99)),
-        rate=float(np.clip(rng.normal(120, 26), 80, 220)), tract=float(np.exp(rng.normal(0.12 if child and woman else 0.02, 0.07))),
+        rate=float(np.clip(rng.normal(120, 26), 80, 220)),
+        tract=float(np.exp(rng.normal(0.12 if child and woman else 0.02, 0.07))),
         formants=tuple(rng.normal(0, 0.07, 6).round(4).tolist()), contrast=float(rng.uniform(0.6, 1.05)),
         breath=float(rng.exponential(0.05)), hiss=float(rng.normal(-3, 5)), onset=float(rng.uniform(0, 25)),
         fall=float(np.clip(rng.normal(4, 4), -3, 16)),
@@ -286,7 +303,8 @@ def coloured_noise(
     "Gaussian noise with a spectrum that falls by `slope` dB an octave above 20 Hz (16 kHz sampling)."
     n_fft = fft.next_fast_len(max(n_samples, 2), real=True)
     frequency = np.maximum(fft.rfftfreq(n_fft, 1 / 16000), 20.0)
-    spectrum = (rng.standard_normal((2, len(frequency))).T @ (1, 1j)) * 10 ** (slope * np.log2(frequency / 1000) / 20)
+    spectrum = ((rng.standard_normal((2, len(frequency))).T @ (1, 1j))
+                * 10 ** (slope * np.log2(frequency / 1000) / 20))
     spectrum[0] = 0
     return unit_power(fft.irfft(spectrum, n_fft)[:n_samples])
 
@@ -303,7 +321,8 @@ def hum_noise(
     "Mains hum: the harmonics of 50 or 60 Hz, swelling slowly, over a little brown noise."
     time = np.arange(n_samples, dtype=np.float32) / 16000
     base = float(rng.choice([50.0, 60.0])) * float(rng.uniform(0.998, 1.002))
-    hum = sum(rng.uniform(0.2, 1) / order * np.sin(2 * np.pi * (base * order * time + rng.random())) for order in range(1, 13))
+    hum = sum(rng.uniform(0.2, 1) / order * np.sin(2 * np.pi * (base * order * time + rng.random()))
+              for order in range(1, 13))
     swell = 1 + 0.3 * np.sin(2 * np.pi * (0.2 * time + rng.random()))
     return unit_power(hum * swell + 0.3 * coloured_noise(n_samples, -6, rng))
 
@@ -318,7 +337,8 @@ def clatter_noise(
         time = np.arange(min(4000, n_samples - start), dtype=np.float32) / 16000
         partials = np.exp(rng.uniform(np.log(300), np.log(7000), (4, 1)))
         ringing = np.sin(2 * np.pi * partials * time).mean(0) + rng.standard_normal(len(time)) * np.exp(-time * 800)
-        clatter[start:start + len(time)] += rng.exponential(1) * ringing * np.exp(-time * np.exp(rng.uniform(np.log(15), np.log(300))))
+        clatter[start:start + len(time)] += (rng.exponential(1) * ringing
+                                             * np.exp(-time * np.exp(rng.uniform(np.log(15), np.log(300)))))
     return unit_power(clatter)
 
 # %% ../nbs/01_synth.ipynb #9af0ca6a
@@ -329,18 +349,21 @@ def babble_noise(
 ) -> np.ndarray:  # (n_samples,) float32, mean square 1
     "Many synthetic voices at once, none of them understood."
     babble = np.zeros(n_samples, np.float32)
-    words = 'people time water little number great sentence morning because never under always garden almost music winter'.split()
+    words = ('people time water little number great sentence morning because never under always garden almost '
+             'music winter').split()
     for _ in range(n_voices):
         voice, pitch = f'{rng.choice(list(ENGLISH))}+{rng.choice(WOMEN + MEN)}', rng.uniform(20, 90)
-        speech = say(' '.join(rng.choice(words, 24)), voice=voice, pitch=pitch, rate=rng.uniform(130, 210)).astype(np.float32)
-        speech = unit_power(dsp.resample_poly(speech, 160, 220)) * float(rng.uniform(0.3, 1))
+        speech = say(' '.join(rng.choice(words, 24)), voice=voice, pitch=pitch, rate=rng.uniform(130, 210))
+        speech = unit_power(dsp.resample_poly(speech.astype(np.float32), 160, 220)) * float(rng.uniform(0.3, 1))
         babble += np.resize(np.roll(speech, rng.integers(len(speech))), n_samples)
     return unit_power(babble + 0.05 * coloured_noise(n_samples, -6, rng))
 
 # %% ../nbs/01_synth.ipynb #13b1319c
 NOISES = {
-    'white': lambda n_samples, rng: coloured_noise(n_samples, 0, rng), 'pink': lambda n_samples, rng: coloured_noise(n_samples, -3, rng),
-    'brown': lambda n_samples, rng: coloured_noise(n_samples, -6, rng), 'hum': hum_noise, 'babble': babble_noise, 'clatter': clatter_noise}
+    'white': lambda n_samples, rng: coloured_noise(n_samples, 0, rng),
+    'pink': lambda n_samples, rng: coloured_noise(n_samples, -3, rng),
+    'brown': lambda n_samples, rng: coloured_noise(n_samples, -6, rng), 'hum': hum_noise, 'babble': babble_noise,
+    'clatter': clatter_noise}
 
 
 @lru_cache(maxsize=4)
@@ -350,7 +373,8 @@ def noise_pool(
 ) -> dict:  # kind -> (n_samples,) float32, mean square 1
     "Noise of each kind, made once per process, from which the background of every clip is cut."
     restart_espeak()
-    return {kind: make(16000 * seconds, np.random.default_rng([seed, 3, order])) for order, (kind, make) in enumerate(NOISES.items())}
+    return {kind: make(16000 * seconds, np.random.default_rng([seed, 3, order]))
+            for order, (kind, make) in enumerate(NOISES.items())}
 
 # %% ../nbs/01_synth.ipynb #c9fafd9c
 N_FFT = 32768  # two seconds at 16 kHz: room for a word and its reverberation
@@ -379,7 +403,8 @@ def microphone_response(
     bands = np.array([80, 200, 500, 1000, 2000, 4000, 8000])
     gain_db = np.interp(np.log(frequency), np.log(bands), rng.normal(0, 3, len(bands)))
     gain_db += speaker.tilt * np.log2(np.maximum(frequency, 500) / 500)
-    gain_db -= 10 * np.log10(1 + (speaker.low_cut / frequency) ** 4) + 10 * np.log10(1 + (frequency / speaker.high_cut) ** 24)
+    gain_db -= (10 * np.log10(1 + (speaker.low_cut / frequency) ** 4)
+                + 10 * np.log10(1 + (frequency / speaker.high_cut) ** 24))
     return 10 ** (gain_db / 20)
 
 
@@ -391,7 +416,8 @@ def speaker_response(
     "What happens to a speaker's voice between mouth and file, as a frequency response."
     rng = np.random.default_rng([seed, 4, speaker.number])
     microphone = microphone_response(speaker, rng).astype(np.float32)
-    room = fft.rfft(room_response(speaker.room, speaker.distance, rng), N_FFT) if speaker.room else np.ones(N_FFT // 2 + 1)
+    room = (fft.rfft(room_response(speaker.room, speaker.distance, rng), N_FFT) if speaker.room
+            else np.ones(N_FFT // 2 + 1))
     return (room * microphone).astype(np.complex64), microphone
 
 # %% ../nbs/01_synth.ipynb #88505f29
@@ -426,7 +452,8 @@ def voice_word(
     speech = say(text, voice=speaker.voice, rate=rate, pitch=np.clip(pitch, 0, 99),
                  pitch_range=np.clip(speaker.pitch_range + rng.normal(0, 12), 0, 99))
     speech = trim(speech.astype(np.float32))
-    if len(speech) < 1500: speech = trim(say(word, voice='en-us', rate=rate).astype(np.float32))  # a phoneme that the voice does not have
+    # a phoneme that the voice does not have
+    if len(speech) < 1500: speech = trim(say(word, voice='en-us', rate=rate).astype(np.float32))
     if len(speech) < 1500: raise SynthError(f'espeak-ng makes no sound of {word!r}: give a word in letters')
     return soften(wobble(vary_formants(speech, speaker, rng), rng), speaker, rng)
 
@@ -436,10 +463,11 @@ FORMANT_BANDS = np.array([0.0, 500.0, 1500.0, 2500.0, 4000.0, VOICE_RATE / 2])  
 
 def move_formants(
     speech: np.ndarray,  # (n_samples,) float32 at 22,050 Hz
-    shifts: np.ndarray,  # (n_bands,) or (n_frames, n_bands): log of the factor on the frequencies at `FORMANT_BANDS`
+    shifts: np.ndarray,  # (n_bands,) or (n_frames, n_bands): log of the factor on each of `FORMANT_BANDS`
     contrast: float,  # factor on the envelope's depth in dB: 1 as it is, less for flatter peaks
 ) -> np.ndarray:  # (n_samples,) float32
-    "Warp the spectral envelope of speech, frame by frame (512 samples, half overlapping), and leave its harmonics alone."
+    """Warp the spectral envelope of speech, frame by frame (512 samples, half overlapping), and leave its
+    harmonics alone."""
     size, window = 512, np.sqrt(dsp.get_window('hann', 512)).astype(np.float32)
     padded = np.pad(speech, (256, 256 + -len(speech) % 256))
     spectra = fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, size)[::256] * window)
@@ -459,8 +487,10 @@ def sample_rows(
     "Read each row at frequencies divided by the factors, linearly interpolated between bands and bins."
     n_frames, n_bins = envelope.shape
     bins = np.arange(n_bins)
-    spread = np.stack([np.interp(bins / (n_bins - 1) * VOICE_RATE / 2, FORMANT_BANDS, band) for band in np.eye(len(FORMANT_BANDS))])
-    position = np.clip(bins * np.exp(-np.broadcast_to(shifts, (n_frames, len(FORMANT_BANDS))) @ spread), 0, n_bins - 1.001)
+    spread = np.stack([np.interp(bins / (n_bins - 1) * VOICE_RATE / 2, FORMANT_BANDS, band)
+                       for band in np.eye(len(FORMANT_BANDS))])
+    position = np.clip(bins * np.exp(-np.broadcast_to(shifts, (n_frames, len(FORMANT_BANDS))) @ spread), 0,
+                       n_bins - 1.001)
     below = position.astype(int)
     part = position - below
     return np.take_along_axis(envelope, below, 1) * (1 - part) + np.take_along_axis(envelope, below + 1, 1) * part
@@ -475,7 +505,8 @@ def vary_formants(
     n_frames, n_bands = len(speech) // 256 + 4, len(FORMANT_BANDS)
     knots = rng.normal(0, 0.03, (4, n_bands))
     moment = np.linspace(0, 2.999, n_frames)
-    within = knots[moment.astype(int)] * (1 - moment % 1)[:, None] + knots[moment.astype(int) + 1] * (moment % 1)[:, None]
+    within = (knots[moment.astype(int)] * (1 - moment % 1)[:, None]
+              + knots[moment.astype(int) + 1] * (moment % 1)[:, None])
     shifts = np.asarray(speaker.formants) + rng.normal(0, 0.03, n_bands) + within
     n_rows = (len(speech) + -len(speech) % 256) // 256 + 1
     return move_formants(speech, shifts[:n_rows], speaker.contrast)
@@ -489,7 +520,8 @@ def wobble(
     "Bend the time axis by a random speed that changes every 40 ms, and by a smaller one that changes every 5 ms."
     slow, quick = np.arange(0, len(speech) + 900, 900), np.arange(0, len(speech) + 110, 110)
     position = np.arange(len(speech))
-    speed = np.interp(position, slow, rng.normal(1, depth, len(slow))) + np.interp(position, quick, rng.normal(0, depth, len(quick)))
+    speed = (np.interp(position, slow, rng.normal(1, depth, len(slow)))
+             + np.interp(position, quick, rng.normal(0, depth, len(quick))))
     position = np.cumsum(speed)
     return np.interp(position * (len(speech) - 1) / position[-1], np.arange(len(speech)), speech).astype(np.float32)
 
@@ -499,14 +531,16 @@ def soften(
     speaker: Speaker,  # whose hiss, onset and fall
     rng: np.random.Generator,  # source of randomness
 ) -> np.ndarray:  # (n_samples,) float32, mean square 1
-    "Make noisy consonants softer and higher, let the word fade towards its end, and let vowels begin and end gently."
+    """Make noisy consonants softer and higher, let the word fade towards its end, and let vowels begin and
+    end gently."""
     low = dsp.lfilter([0.2], [1, -0.8], speech)  # below about 800 Hz
     power = dsp.lfilter([0.01], [1, -0.99], np.stack([low * low, speech * speech])) + 1e-3
     voiced = np.sqrt(np.clip(power[0] / power[1], 0, 1))
     gain = 10 ** ((speaker.hiss + rng.normal(0, 2)) / 20 * (1 - voiced))
     speech = gain * (speech - (1 - voiced) * low)
     speech *= 10 ** (-max(speaker.fall + rng.normal(0, 3), -3) / 20 * np.linspace(0, 1, len(speech)))
-    attack, fade = (min(int(VOICE_RATE * rng.uniform(*span)), len(speech) // 2) for span in ((0.01, 0.06), (0.01, 0.12)))
+    attack, fade = (min(int(VOICE_RATE * rng.uniform(*span)), len(speech) // 2)
+                    for span in ((0.01, 0.06), (0.01, 0.12)))
     if voiced[:1200].mean() > 0.35: speech[:attack] *= 10 ** (-speaker.onset / 20 * np.linspace(1, 0, attack))
     if voiced[-1200:].mean() > 0.5: speech[-fade:] *= np.cos(np.linspace(0, np.pi / 2, fade))
     return unit_power(speech)
@@ -579,7 +613,8 @@ def make_clip(
     recorded = record(speech, speaker.tract, response)
     n_word = min(int(len(speech) * 16000 / VOICE_RATE / speaker.tract), 2 * 16000)
     middle = (speaker.place + rng.normal(0, 0.1)) * n_samples / 16000
-    recorded *= 10 ** ((speaker.level + rng.normal(0, 2)) / 20) / max(float(np.sqrt(np.mean(np.square(recorded[:n_word])))), 1e-9)
+    recorded *= (10 ** ((speaker.level + rng.normal(0, 2)) / 20)
+                 / max(float(np.sqrt(np.mean(np.square(recorded[:n_word])))), 1e-9))
     clip = place_word(recorded, n_word, middle, n_samples)
     offset = int(rng.integers(len(pool) - n_samples))
     clip += pool[offset:offset + n_samples] * 10 ** ((speaker.level - speaker.snr + rng.normal(0, 2)) / 20)
@@ -597,11 +632,13 @@ def deal_clips(
     seed: int = 0,  # seed of the corpus
 ) -> pd.DataFrame:  # columns word, speaker (its number), take; one row a clip
     "Deal clips to speakers so that every split has its share of every word, eight, one and one in ten."
-    groups = {split: [s.number for s in speakers if SPLIT_PATTERN[s.number % 10] == split] for split in ('train', 'valid', 'test')}
+    groups = {split: [s.number for s in speakers if SPLIT_PATTERN[s.number % 10] == split]
+              for split in ('train', 'valid', 'test')}
     rows = []
     for order, (word, n_clips) in enumerate(counts.items()):
         rng = np.random.default_rng([seed, 6, zlib.crc32(word.encode('utf-8'))])
-        held_out = {split: int(n_clips * 0.1 + ((order * 7 + 3) % 10) / 10) if groups[split] else 0 for split in ('valid', 'test')}
+        held_out = {split: int(n_clips * 0.1 + ((order * 7 + 3) % 10) / 10) if groups[split] else 0
+                    for split in ('valid', 'test')}
         shares = {'train': n_clips - sum(held_out.values()), **held_out}
         for split, share in shares.items(): rows += [(word, *row) for row in _deal(groups[split], share, rng)]
     return pd.DataFrame(rows, columns=['word', 'speaker', 'take'])
@@ -623,7 +660,8 @@ def draw_lengths(
     other: dict,  # word -> how many clips are not one second long
     seed: int = 0,  # seed of the corpus
 ) -> np.ndarray:  # (n_clips,) int, samples
-    "The length of each clip: 16,000 samples but for the given number of each word, which have 10 to 23 blocks of 2,048 samples at 48 kHz."
+    """The length of each clip: 16,000 samples but for the given number of each word, which have 10 to 23
+    blocks of 2,048 samples at 48 kHz."""
     n_samples = np.full(len(dealt), 16000)
     for word, rows in dealt.groupby('word', sort=False).indices.items():
         rng = np.random.default_rng([seed, 7, zlib.crc32(word.encode('utf-8'))])
@@ -638,7 +676,8 @@ def wav_bytes(
 ) -> bytes:  # a whole WAV file
     "A 16-bit mono PCM WAV file with the canonical header of 44 bytes."
     layout, size = struct.Struct('<4sI4s4sIHHIIHH4sI'), 2 * len(clip)
-    header = layout.pack(b'RIFF', 36 + size, b'WAVE', b'fmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b'data', size)
+    header = layout.pack(b'RIFF', 36 + size, b'WAVE', b'fmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16,
+                         b'data', size)
     return header + np.ascontiguousarray(clip, '<i2').tobytes()
 
 # %% ../nbs/01_synth.ipynb #81c7883d
@@ -672,10 +711,11 @@ def write_noise(
 
 # %% ../nbs/01_synth.ipynb #879a53c2
 NOISE_FILES = {
-    'white': 'white_noise.wav', 'pink': 'pink_noise.wav', 'brown': 'brown_noise.wav', 'hum': 'mains_hum.wav', 'babble': 'babble.wav',
+    'white': 'white_noise.wav', 'pink': 'pink_noise.wav', 'brown': 'brown_noise.wav', 'hum': 'mains_hum.wav',
+    'babble': 'babble.wav',
     'clatter': 'clatter.wav'}
-NOISE_README = """Background noise made by signal processing, 16 kHz mono 16-bit, to cut silence from and to mix into clips:
-white, pink and brown noise, mains hum, a babble of many synthetic voices, and clatter.
+NOISE_README = """Background noise made by signal processing, 16 kHz mono 16-bit, to cut silence from and to mix
+into clips: white, pink and brown noise, mains hum, a babble of many synthetic voices, and clatter.
 """
 
 
@@ -683,7 +723,8 @@ def noise_seconds(
     n_clips: int,  # of the corpus
     seed: int = 0,  # seed of the corpus
 ) -> dict:  # kind -> s
-    "Lengths of the background recordings: 60 to 95 s as in Speech Commands, 15 to 20 s in a corpus of less than 10,000 clips."
+    """Lengths of the background recordings: 60 to 95 s as in Speech Commands, 15 to 20 s in a corpus of less
+    than 10,000 clips."""
     low, high = (60, 95) if n_clips >= 10000 else (15, 20)
     return dict(zip(NOISES, np.random.default_rng([seed, 9]).uniform(low, high, len(NOISES)).round(1)))
 
@@ -705,7 +746,8 @@ def _ignore_interrupt():
 
 @contextmanager
 def _deaf_children():
-    "Processes started inside never hear Ctrl-C, not even while they are importing; this one hears it when the block ends."
+    """Processes started inside never hear Ctrl-C, not even while they are importing; this one hears it when
+    the block ends."""
     if not hasattr(signal, 'pthread_sigmask'): # Windows
         yield
         return
@@ -723,11 +765,13 @@ def run_tasks(
     tasks: Sequence[tuple],  # (function, *arguments) each
     n_workers: int,  # processes; 1 works in this one
 ) -> Iterable[int]:  # what each task returns, as they finish
-    "Run tasks in processes of their own and yield their results; the rest is cancelled when one fails or the caller stops."
+    """Run tasks in processes of their own and yield their results; the rest is cancelled when one fails or
+    the caller stops."""
     if n_workers == 1 or __name__ == '__main__':
         yield from map(_run_task, tasks)
         return
-    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context('spawn'), initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context('spawn'),
+                               initializer=_ignore_interrupt)
     try:
         with _main_hidden(), _deaf_children(): futures = [pool.submit(_run_task, task) for task in tasks]
         for future in as_completed(futures): yield future.result()
@@ -740,7 +784,8 @@ def run_tasks(
 def whole_folder(
     folder: Path,  # where the result goes; must not exist, or be empty
 ):  # a temporary folder beside it
-    "A folder that appears when all of it is there, or not at all. Raises `SynthError` if the place is taken or cannot be written."
+    """A folder that appears when all of it is there, or not at all. Raises `SynthError` if the place is taken
+    or cannot be written."""
     partial = folder.parent / f'.{folder.name}.partial-{uuid.uuid4().hex[:8]}'
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -757,13 +802,16 @@ def whole_folder(
 
 def explain(error: OSError) -> str:  # a few words
     "Why a file could not be written, in plain words."
-    reasons = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up', errno.EROFS: 'the disk is read-only',
-               errno.EACCES: 'permission denied', errno.EPERM: 'permission denied', errno.ENOTDIR: 'a part of its path is a file'}
-    return reasons.get(error.errno, ' '.join(str(error).split()))
+    reasons = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up',
+               errno.EROFS: 'the disk is read-only',
+               errno.EACCES: 'permission denied', errno.EPERM: 'permission denied',
+               errno.ENOTDIR: 'a part of its path is a file'}
+    return reasons.get(error.errno or 0, ' '.join(str(error).split()))
 
 # %% ../nbs/01_synth.ipynb #12596d88
 _FOLDER_NAME = re.compile(  # one that every system takes
-    r"""(?!(con|nul|aux|prn)$)[^\s._\\/:*?"<>|\x00-\x1f]([^\\/:*?"<>|\x00-\x1f]*[^\s.\\/:*?"<>|\x00-\x1f])?""", re.IGNORECASE)
+    r"""(?!(con|nul|aux|prn)$)[^\s._\\/:*?"<>|\x00-\x1f]([^\\/:*?"<>|\x00-\x1f]*[^\s.\\/:*?"<>|\x00-\x1f])?""",
+                          re.IGNORECASE)
 
 # %% ../nbs/01_synth.ipynb #bfe08205
 def clip_counts(
@@ -782,16 +830,19 @@ def clip_counts(
         raise SynthError(f'seed is {seed!r}: give a whole number from 0 up')
     if counts is not None: return _published_counts(n_clips, words, counts)
     n_clips = 1200 if n_clips is None else int(n_clips)
-    if n_clips < len(words): raise SynthError(f'{n_clips} clips are too few for {len(words)} words: give at least one clip a word')
+    if n_clips < len(words):
+        raise SynthError(f'{n_clips} clips are too few for {len(words)} words: give at least one clip a word')
     per_word = [n_clips // len(words) + (order < n_clips % len(words)) for order in range(len(words))]
-    return {word: (n, int(n * 0.1 + ((order * 7 + 3) % 10) / 10)) for order, (word, n) in enumerate(zip(words, per_word))}
+    return {word: (n, int(n * 0.1 + ((order * 7 + 3) % 10) / 10))
+            for order, (word, n) in enumerate(zip(words, per_word))}
 
 
 def _published_counts(n_clips, words, counts):
     if counts != 'v0.01': raise SynthError(f'counts is {counts!r}: the only published counts known are "v0.01"')
     if n_clips is not None: raise SynthError('give either the number of clips or counts="v0.01", not both')
     unknown = [word for word in words if word not in V001_COUNTS]
-    if unknown: raise SynthError(f'Speech Commands v0.01 has no word {unknown[0]!r}: leave out counts, or that word')
+    if unknown:
+        raise SynthError(f'Speech Commands v0.01 has no word {unknown[0]!r}: leave out counts, or that word')
     return {word: V001_COUNTS[word] for word in words}
 
 # %% ../nbs/01_synth.ipynb #9c42a287
@@ -806,7 +857,8 @@ def make_corpus(
     n_workers: int | None = None,  # processes; one for each core if None
     progress: bool | None = None,  # show progress; on a terminal if None
 ) -> pd.DataFrame:  # `corpus.index(folder)`
-    "Write a synthetic corpus in Speech Commands' layout, whole or not at all. Raises `SynthError` for what cannot be made or written."
+    """Write a synthetic corpus in Speech Commands' layout, whole or not at all. Raises `SynthError` for what
+    cannot be made or written."""
     folder, table = Path(folder), clip_counts(n_clips, words, counts, seed)
     total = sum(n for n, _ in table.values())
     if n_speakers is not None and n_speakers < 1: raise SynthError(f'n_speakers is {n_speakers}: give 1 or more')
@@ -833,7 +885,8 @@ def corpus_tasks(
     "The work of a corpus: one task a speaker, and one a background recording."
     dealt = deal_clips({word: n for word, (n, _) in table.items()}, speakers, seed)
     dealt['n_samples'] = draw_lengths(dealt, {word: other for word, (_, other) in table.items()}, seed)
-    tasks = [(write_noise, str(folder), kind, seconds, seed) for kind, seconds in noise_seconds(len(dealt), seed).items()]
+    tasks: list[tuple] = [(write_noise, str(folder), kind, seconds, seed)
+                          for kind, seconds in noise_seconds(len(dealt), seed).items()]
     for number, clips in dealt.groupby('speaker'):
         rows = list(zip(clips['word'], clips['take'].tolist(), clips['n_samples'].tolist()))
         tasks.append((write_speaker, str(folder), speakers[int(number)], rows, seed))
@@ -856,7 +909,8 @@ VERSION = '4'  # of the synthesis: a change makes a new embedded corpus
 def example_corpus(
     n_clips: int = 1200,  # clips in all
 ) -> Path:  # folder of the corpus
-    "The embedded corpus of thirty words, made on first use; or the folder named by the environment variable `KWSPOT_CORPUS`."
+    """The embedded corpus of thirty words, made on first use; or the folder named by the environment variable
+    `KWSPOT_CORPUS`."""
     if os.environ.get('KWSPOT_CORPUS'):
         folder = Path(os.environ['KWSPOT_CORPUS']).expanduser()
         if not folder.is_dir(): raise SynthError(f'KWSPOT_CORPUS names {folder}, which is not a folder')
