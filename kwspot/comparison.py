@@ -44,7 +44,8 @@ def bootstrap_difference(
         most = wilson(0, int(alike.sum()))[1]
         return -most, most
     n, gained = np.bincount(groups) / alike, np.bincount(groups, weights=second.astype(int) - first) / alike
-    return interval(np.concatenate([draw @ gained / (draw @ n) for draw in resamples(alike, n_boot=n_boot, seed=seed)]), int(alike.sum()))
+    return interval(np.concatenate([draw @ gained / (draw @ n)
+                                    for draw in resamples(alike, n_boot=n_boot, seed=seed)]), int(alike.sum()))
 
 # %% ../nbs/65_comparison.ipynb #6a4f69ab
 def compare_answers(
@@ -58,11 +59,13 @@ def compare_answers(
     "Two runs on the same clips, ready for JSON. `ValueError` when the arrays do not fit each other."
     first, second, speakers = np.asarray(first, bool), np.asarray(second, bool), np.asarray(speakers, dtype=object)
     if not len(first) or not first.shape == second.shape == speakers.shape:
-        raise ValueError(f'{len(first)} and {len(second)} answers, {len(speakers)} speakers: as many of each are needed, and at least one')
+        raise ValueError(f'{len(first)} and {len(second)} answers, {len(speakers)} speakers: as many of each are '
+                         'needed, and at least one')
     low, high = bootstrap_difference(first, second, speakers, seed=seed, n_boot=n_boot)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     gain = pd.Series(second.astype(int) - first)[speakers != ''].groupby(speakers[speakers != '']).sum()
-    return {'n_clips': len(first), 'n_speakers': len(gain), 'accuracy_first': float(first.mean()), 'accuracy_second': float(second.mean()),
+    return {'n_clips': len(first), 'n_speakers': len(gain), 'accuracy_first': float(first.mean()),
+            'accuracy_second': float(second.mean()),
             'difference': float(second.mean() - first.mean()), 'difference_ci95': [low, high],
             'n_only_first': only_first, 'n_only_second': only_second, 'mcnemar_p': mcnemar(only_first, only_second),
             'n_speakers_first_better': int((gain < 0).sum()), 'n_speakers_second_better': int((gain > 0).sum())}
@@ -74,7 +77,8 @@ def describe_difference(
     "What a comparison says."
     low, high = (100 * end for end in found['difference_ci95'])
     better = 'second' if low > 0 else 'first' if high < 0 else ''
-    verdict = f'The {better} is better for other speakers too.' if better else 'With other speakers either could be ahead.'
+    verdict = (f'The {better} is better for other speakers too.' if better
+               else 'With other speakers either could be ahead.')
     return (f'{100 * found["accuracy_first"]:.1f} % and {100 * found["accuracy_second"]:.1f} %, a difference of '
             f'{100 * found["difference"]:+.1f} points (95 % interval over speakers {low:+.1f} to {high:+.1f}; '
             f'McNemar p = {found["mcnemar_p"]:.2g}). {verdict}')
@@ -110,7 +114,8 @@ def compare_runs(
     "Two runs on the same clips of a corpus, with paired tests."
     table = paired_answers(first, second, corpus, split=split, seed=seed)
     first_right, second_right = (table[name] == table['label'] for name in ('first', 'second'))
-    return {**compare_answers(first_right, second_right, table['speaker'].to_numpy(dtype=object), seed=seed), 'split': split}
+    return {**compare_answers(first_right, second_right, table['speaker'].to_numpy(dtype=object), seed=seed),
+            'split': split}
 
 # %% ../nbs/65_comparison.ipynb #5bfa3ac2
 def plot_comparison(
@@ -127,7 +132,8 @@ def plot_comparison(
     low = max(0, people[['first', 'second']].min().min() - 5) if len(people) else 0
     told = [f'{speaker}, {n} clips' for speaker, n in zip(people.index, people['n'])]
     axes = [dict(title=f'{name}: accuracy (%)', range=[low, 102]) for name in names]
-    figure = go.Figure(go.Scatter(x=[low, 101], y=[low, 101], mode='lines', line=dict(color='#999999', dash='dot'), hoverinfo='skip'))
+    figure = go.Figure(go.Scatter(x=[low, 101], y=[low, 101], mode='lines', line=dict(color='#999999', dash='dot'),
+                                  hoverinfo='skip'))
     figure.add_scatter(x=people['first'].round(1).tolist(), y=people['second'].round(1).tolist(), mode='markers',
                        marker=dict(color='#0072b2', opacity=.6, size=(4 + np.sqrt(people['n'])).round(1).tolist()),
                        text=told, hovertemplate='%{text}<br>%{x} % and %{y} %<extra></extra>')
