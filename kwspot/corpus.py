@@ -63,7 +63,8 @@ def _broken(problem):
     return Header(0, 0, 0, 0, '', problem), 0
 
 # %% ../nbs/00_corpus.ipynb #f8a91b6b
-_CODECS = {1: 'pcm', 2: 'ms-adpcm', 3: 'float', 6: 'alaw', 7: 'ulaw', 0x11: 'ima-adpcm', 0x31: 'gsm610', 0x50: 'mpeg', 0x55: 'mp3'}
+_CODECS = {1: 'pcm', 2: 'ms-adpcm', 3: 'float', 6: 'alaw', 7: 'ulaw', 0x11: 'ima-adpcm', 0x31: 'gsm610',
+           0x50: 'mpeg', 0x55: 'mp3'}
 _DEPTHS = {'pcm': (8, 16, 24, 32), 'float': (32, 64), 'alaw': (8,), 'ulaw': (8,)}
 _PACKED = ('ms-adpcm', 'ima-adpcm', 'gsm610') # several samples in a block: their number stands in the fact chunk
 _CANONICAL = struct.Struct('<4sI8sIHHIIHH4sI') # the 44 bytes of a WAV header without extra chunks
@@ -71,7 +72,8 @@ _ENDLESS = 0x7FFFF000 # a data size from here up was written to a pipe, its leng
 
 # %% ../nbs/00_corpus.ipynb #03891451
 def _count_samples(codec, frame_bytes, promised, there, fact):
-    "Samples a channel (promised by the header, really there) from the sizes in bytes of the data chunk and of the rest of the file."
+    """Samples a channel (promised by the header, really there) from the sizes in bytes of the data chunk and of
+    the rest of the file."""
     if codec in _PACKED: return fact, fact * min(there, promised) // max(promised, 1)
     n_there = min(promised, there) // frame_bytes
     return (n_there if promised >= _ENDLESS else promised // frame_bytes), n_there
@@ -81,8 +83,10 @@ def _wav_header(form, fact, offset, promised, riff_bytes, size):
     "`Header` and data offset from a format chunk, the sizes that the header gives, and the file's size in bytes."
     tag, channels, rate, _, _, bits = form
     codec = _CODECS.get(tag, f'{tag:#06x}')
-    if rate == 0 or channels == 0: return _broken(f'header gives {"a sample rate of 0" if rate == 0 else "0 channels"}')
-    if codec not in _DEPTHS and not (codec in _PACKED and fact): return _broken(f'codec {codec} in a WAV file is not supported')
+    if rate == 0 or channels == 0:
+        return _broken(f'header gives {"a sample rate of 0" if rate == 0 else "0 channels"}')
+    if codec not in _DEPTHS and not (codec in _PACKED and fact):
+        return _broken(f'codec {codec} in a WAV file is not supported')
     if bits not in _DEPTHS.get(codec, (bits,)): return _broken(f'{bits}-bit {codec} samples are not supported')
     there = max(size - offset, 0)
     unfinished = promised == 0 and riff_bytes + 8 <= offset # the recorder never came back to fill in its sizes
@@ -103,7 +107,8 @@ def _walk_wav(read_at, size, order):
             return _wav_header(form, fact, offset + 8, length, riff_bytes, size)
         if name == b'fmt ' and 16 <= length <= size - offset - 8:
             form = read('HHIIHH', offset + 8)
-            if form[0] == 0xFFFE and length >= 26: form = (*read('HHIH', offset + 24)[3:], *form[1:]) # extensible: the codec follows
+            # extensible: the codec follows
+            if form[0] == 0xFFFE and length >= 26: form = (*read('HHIH', offset + 24)[3:], *form[1:])
         elif name == b'fact' and 4 <= length <= size - offset - 8: fact = read('I', offset + 8)[0]
         offset += 8 + length + (length & 1)
     return _broken('no data chunk')
@@ -115,11 +120,14 @@ def _flac_header(head):
     packed = int.from_bytes(head[18:26], 'big')
     rate, channels, bits, n = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1, packed & 0xFFFFFFFFF
     if rate == 0: return _broken('header gives a sample rate of 0')
-    return Header(rate, n, channels, bits, 'flac', '' if n else 'FLAC header gives no length; encode it again from a file, not a pipe'), 0
+    return Header(rate, n, channels, bits, 'flac', '' if n
+                  else 'FLAC header gives no length; encode it again from a file, not a pipe'), 0
 
 # %% ../nbs/00_corpus.ipynb #e882ca7d
-_COMPRESSED = {b'OggS': 'Ogg', b'ID3': 'MP3', b'\xff\xfb': 'MP3', b'\xff\xf3': 'MP3', b'\xff\xf2': 'MP3', b'\xff\xfa': 'MP3'}
-_SUBTYPES = {'OPUS': 'opus', 'VORBIS': 'vorbis', 'MPEG_LAYER_III': 'mp3', 'MPEG_LAYER_II': 'mp2', 'MPEG_LAYER_I': 'mp1'}
+_COMPRESSED = {b'OggS': 'Ogg', b'ID3': 'MP3', b'\xff\xfb': 'MP3', b'\xff\xf3': 'MP3', b'\xff\xf2': 'MP3',
+               b'\xff\xfa': 'MP3'}
+_SUBTYPES = {'OPUS': 'opus', 'VORBIS': 'vorbis', 'MPEG_LAYER_III': 'mp3', 'MPEG_LAYER_II': 'mp2',
+             'MPEG_LAYER_I': 'mp1'}
 
 def _compressed_header(content, kind):
     "`Header` of an Ogg or MP3 file, from all of it."
@@ -137,7 +145,8 @@ def _stranger(head, size, read_at):
     "A file that is neither WAV nor FLAC, by its first bytes."
     compressed = next((kind for start, kind in _COMPRESSED.items() if head.startswith(start)), '')
     if compressed: return _compressed_header(read_at(0, size), compressed)
-    kind = 'MP4' if head[4:8] == b'ftyp' else next((kind for start, kind in _STARTS.items() if head.startswith(start)), '')
+    kind = 'MP4' if head[4:8] == b'ftyp' else next((kind for start, kind in _STARTS.items()
+                                                    if head.startswith(start)), '')
     return _broken('neither WAV nor FLAC' + (f', but {kind}' if kind else ''))
 
 # %% ../nbs/00_corpus.ipynb #b72f22e1
@@ -151,7 +160,8 @@ def parse_header(
         riff, riff_bytes, kind, length, *form, data, promised = _CANONICAL.unpack(head)
         if riff == b'RIFF' and kind == b'WAVEfmt ' and length == 16 and data == b'data':
             return _wav_header(form, 0, 44, promised, riff_bytes, size)
-    if head[:4] in (b'RIFF', b'RIFX', b'RF64') and head[8:12] == b'WAVE': return _walk_wav(read_at, size, '>' if head[3:4] == b'X' else '<')
+    if head[:4] in (b'RIFF', b'RIFX', b'RF64') and head[8:12] == b'WAVE':
+        return _walk_wav(read_at, size, '>' if head[3:4] == b'X' else '<')
     if head[:4] == b'fLaC': return _flac_header(head)
     return _stranger(head, size, read_at) if size else _broken('empty file')
 
@@ -173,7 +183,8 @@ _READ = os.O_RDONLY | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_NONBLOCK', 0) 
 def _probe(path):
     "`Header` of a file, and the offset of its samples in bytes; never raises."
     try: handle = os.open(path, _READ)
-    except (OSError, ValueError) as error: return _probe_elsewhere(path) if is_elsewhere(path) else _broken(_reason(error))
+    except (OSError, ValueError) as error:
+        return _probe_elsewhere(path) if is_elsewhere(path) else _broken(_reason(error))
     try: return _parse(handle)
     except (OSError, struct.error) as error: return _broken(_reason(error))
     finally: os.close(handle)
@@ -188,8 +199,8 @@ def _probe_elsewhere(path):
 def read_header(
     path:str|os.PathLike, # a WAV, FLAC, Opus, Vorbis or MP3 file, or one in an archive or a store
 )->Header: # rate in Hz, samples, channels, bits, codec, and what is wrong
-    """What the first bytes of a recording say: `problem` tells in a few words what is wrong with it. Raises `CorpusError` only where a whole
-    archive or store cannot be read."""
+    """What the first bytes of a recording say: `problem` tells in a few words what is wrong with it. Raises
+    `CorpusError` only where a whole archive or store cannot be read."""
     return _probe(path)[0]
 
 # %% ../nbs/00_corpus.ipynb #8a412abf
@@ -220,7 +231,8 @@ def _wav_values(path, content, header, offset):
     raw = np.frombuffer(content, np.uint8, header.n_samples * header.channels * header.bits // 8, offset)
     if header.codec == 'float':
         values: np.ndarray = raw.view(f'{order}f{header.bits // 8}').astype(np.float64)
-        if not np.isfinite(values).all(): raise ClipError(f'{path}: {(~np.isfinite(values)).sum()} samples are not numbers')
+        if not np.isfinite(values).all():
+            raise ClipError(f'{path}: {(~np.isfinite(values)).sum()} samples are not numbers')
         peak = np.abs(values).max()
         if peak > _LOUDEST_FLOAT: raise ClipError(f'{path}: float samples reach {peak:.0f}; scale them to [-1, 1]')
         values *= 32768
@@ -235,10 +247,12 @@ def _wav_values(path, content, header, offset):
 def _decoded_values(path, content, header):
     "(n_samples, channels) in 16-bit steps from FLAC, Opus, Vorbis, MP3 and the rarer WAV codecs, by libsndfile."
     try: import soundfile
-    except (ImportError, OSError) as error: raise ClipError(f'{path}: {header.codec} needs the package soundfile ({error})') from None
+    except (ImportError, OSError) as error:
+        raise ClipError(f'{path}: {header.codec} needs the package soundfile ({error})') from None
     deep = header.codec == 'flac' and header.bits > 16
     try: values, _ = soundfile.read(io.BytesIO(content), dtype='int32' if deep else 'int16', always_2d=True)
-    except (RuntimeError, ValueError): raise ClipError(f'{path}: {header.codec} data damaged or cut short, cannot be decoded') from None
+    except (RuntimeError, ValueError):
+        raise ClipError(f'{path}: {header.codec} data damaged or cut short, cannot be decoded') from None
     if len(values) == 0: raise ClipError(f'{path}: no samples')
     return values / 65536 if deep else values
 
@@ -257,14 +271,15 @@ def _mono(path):
 
 def _to_int16(values):
     "Round and clip to 16 bits."
-    return np.ascontiguousarray(values) if values.dtype == np.int16 else np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    if values.dtype == np.int16: return np.ascontiguousarray(values)
+    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
 
 # %% ../nbs/00_corpus.ipynb #b989bc15
 def read_clip_rate(
     path:str|os.PathLike, # a WAV, FLAC, Opus, Vorbis or MP3 file, or one in an archive or a store
 )->tuple[np.ndarray, int]: # (n_samples,) mono int16, and the file's sample rate in Hz
-    """The samples of a recording at its own rate. Raises `ClipError` where there are none, or none that are numbers;
-    of a WAV file that was cut, what is there is read."""
+    """The samples of a recording at its own rate. Raises `ClipError` where there are none, or none that are
+    numbers; of a WAV file that was cut, what is there is read."""
     values, rate = _mono(path)
     return _to_int16(values), rate
 
@@ -274,8 +289,8 @@ def read_clip(
     *,
     sample_rate:int|None=16000, # in Hz: other rates are resampled to it; None keeps the file's own
 )->np.ndarray: # (n_samples,) mono, int16
-    """The samples of a recording as 16-bit mono at `sample_rate`, resampled before rounding, by soxr at high quality.
-    Raises `ClipError` where there are none to be had."""
+    """The samples of a recording as 16-bit mono at `sample_rate`, resampled before rounding, by soxr at high
+    quality. Raises `ClipError` where there are none to be had."""
     values, rate = _mono(path)
     if sample_rate is not None and rate != sample_rate:
         import soxr
@@ -307,7 +322,8 @@ def which_set(
     validation_percentage:float=10.0, # share of the speakers for validation, in percent
     testing_percentage:float=10.0, # share of the speakers for testing, in percent
 )->str: # 'train', 'valid' or 'test'
-    "The side of the split on which Speech Commands' published rule puts a clip: by SHA-1 of the speaker part of its name."
+    """The side of the split on which Speech Commands' published rule puts a clip: by SHA-1 of the speaker part
+    of its name."""
     if min(validation_percentage, testing_percentage) < 0 or validation_percentage + testing_percentage > 100:
         raise ValueError('validation_percentage and testing_percentage must be 0 or more and at most 100 together')
     name = re.split(r'[/\\]', os.fspath(filename))[-1]
@@ -345,8 +361,8 @@ class _Words(NamedTuple):
     elsewhere: object = None # `storage.Found` for what is no local folder of clips
 
 def _subfolders(folder, budget, listed=None):
-    """{name: entries} of the readable sub-folders; `budget` is a list that counts down the folders that may still be read. Among words,
-    it is no limit."""
+    """{name: entries} of the readable sub-folders; `budget` is a list that counts down the folders that may still
+    be read. Among words, it is no limit."""
     found, words = {}, False
     for entry in _entries(folder, listed):
         if not _is('dir', entry): continue
@@ -364,21 +380,27 @@ def _search_words(folder, above, budget, listed=None):
     silent = {name: entries for name, entries in found.items() if name not in words}
     if set(words) - {NOISE}: return [_Words(folder, words, silent, above)]
     if len(above) == _DEEPEST: return []
-    below = (os.path.join(folder, name) if listed is None else f'{folder}/{name}' for name in found if name != NOISE)
+    below = (os.path.join(folder, name) if listed is None else f'{folder}/{name}' for name in found
+             if name != NOISE)
     return [words for path in below for words in _search_words(path, (folder, *above), budget, listed)]
 
 # %% ../nbs/00_corpus.ipynb #e44c29a5
 def _no_words(folder, listed=None):
     "The `CorpusError` for a folder without words."
     here = _entries(folder, listed)
-    names = [entry.name.lower() for entries in (here, *_subfolders(folder, [_MOST_FOLDERS], listed).values()) for entry in entries]
+    names = [entry.name.lower() for entries in (here, *_subfolders(folder, [_MOST_FOLDERS], listed).values())
+             for entry in entries]
     foreign = sorted({os.path.splitext(name)[1] for name in names if name.endswith(_FOREIGN)})
     if any(map(_is_audio, here)):
-        return CorpusError(f'{folder}: holds recordings but no word folders; put each into a folder named after its word, '
+        return CorpusError(f'{folder}: holds recordings but no word folders; put each into a folder named after '
+                           'its word, '
                            'or, if this is one word of a corpus, give the folder above')
-    if foreign: return CorpusError(f'{folder}: holds {" and ".join(foreign)} files but no WAV, FLAC, Opus or MP3; convert them, for instance with '
+    if foreign:
+        return CorpusError(f'{folder}: holds {" and ".join(foreign)} files but no WAV, FLAC, Opus or MP3; convert '
+                           'them, for instance with '
                                    f'ffmpeg -i CLIP{foreign[0]} -ar 16000 -ac 1 CLIP.wav')
-    return CorpusError(f'{folder}: {"is empty" if not here else "holds no folders of WAV, FLAC, Opus or MP3 files"}; '
+    what = 'holds no folders of WAV, FLAC, Opus or MP3 files' if here else 'is empty'
+    return CorpusError(f'{folder}: {what}; '
                        'give a folder that holds one folder of recordings for each word')
 
 # %% ../nbs/00_corpus.ipynb #6e778d32
@@ -388,23 +410,28 @@ def _find_words(folder):
     if is_elsewhere(folder): return _find_elsewhere(folder)
     try: found = _search_words(folder, (), [_MOST_FOLDERS])
     except NotADirectoryError: found = []
-    except OSError as error: raise CorpusError(f'{folder}: {_reason(error)}; give the folder that holds the word folders') from None
+    except OSError as error:
+        raise CorpusError(f'{folder}: {_reason(error)}; give the folder that holds the word folders') from None
     return _only(found, folder) if found else _find_elsewhere(folder)
 
 def _only(found, folder):
     "The one of the `_Words` found."
-    if len(found) > 1: raise CorpusError(f'{folder}: holds {len(found)} folders of words; give one of them, for instance {found[0].folder}')
+    if len(found) > 1:
+        raise CorpusError(f'{folder}: holds {len(found)} folders of words; give one of them, for instance '
+                          f'{found[0].folder}')
     return found[0]
 
 # %% ../nbs/00_corpus.ipynb #0f5c20ce
 def _find_elsewhere(folder):
     "The one `_Words` of an archive, a folder of archives or a URL."
     from kwspot.storage import find_corpus, local_path
-    if is_elsewhere(folder) and not is_elsewhere(local_path(folder)): return _find_words(local_path(folder)) # file://
+    # file://
+    if is_elsewhere(folder) and not is_elsewhere(local_path(folder)): return _find_words(local_path(folder))
     elsewhere = find_corpus(folder)
     if elsewhere is None:
         if os.path.isdir(folder): raise _no_words(folder)
-        raise CorpusError(f'{folder}: is a file; give the folder that holds the word folders, or an archive: .tar, .tar.gz or .zip')
+        raise CorpusError(f'{folder}: is a file; give the folder that holds the word folders, or an archive: .tar, '
+                          '.tar.gz or .zip')
     found = _search_words(elsewhere.root, (), [_MOST_FOLDERS], elsewhere.listed)
     if not found:
         damaged = next((text for kind, text in elsewhere.notes if kind == 'archive'), None)
@@ -413,7 +440,8 @@ def _find_elsewhere(folder):
 
 # %% ../nbs/00_corpus.ipynb #7ed3aa8e
 _LISTS = (('train', ()), ('valid', ('validation_list.txt',)), ('test', ('testing_list.txt',)))
-_TABLES = (('', ('splits.csv',)), ('train', ('train.csv',)), ('valid', ('val.csv', 'valid.csv', 'validation.csv', 'dev.csv')),
+_TABLES = (('', ('splits.csv',)), ('train', ('train.csv',)),
+           ('valid', ('val.csv', 'valid.csv', 'validation.csv', 'dev.csv')),
            ('test', ('test.csv',)))
 _SETS = {'train': 'train', 'dev': 'valid', 'val': 'valid', 'valid': 'valid', 'validation': 'valid', 'test': 'test'}
 
@@ -429,13 +457,16 @@ def _listed_key(name):
 
 # %% ../nbs/00_corpus.ipynb #aea4909a
 def _read_table(text):
-    "(clip name, speaker, split) of each row of a CSV: its column file, path, filename or link, else its first; speaker; set or split."
+    """(clip name, speaker, split) of each row of a CSV: its column file, path, filename or link, else its first;
+    speaker; set or split."""
     rows = csv.reader(io.StringIO(text), delimiter=max(',;\t', key=text.split('\n')[0].count))
     header = [cell.strip().lower() for cell in next(rows, [])]
     find = lambda *names: next((header.index(name) for name in names if name in header), None)
-    column, speaker, split = find('file', 'path', 'filename', 'link') or 0, find('speaker', 'speaker_id', 'client_id'), find('set', 'split')
+    column, speaker = find('file', 'path', 'filename', 'link') or 0, find('speaker', 'speaker_id', 'client_id')
+    split = find('set', 'split')
     cell = lambda row, place: row[place].strip() if place is not None and len(row) > place else ''
-    return [(row[column], cell(row, speaker), _SETS.get(cell(row, split).lower(), '')) for row in rows if len(row) > column]
+    return [(row[column], cell(row, speaker), _SETS.get(cell(row, split).lower(), '')) for row in rows
+            if len(row) > column]
 
 def _read_names(path):
     "(clip name, speaker, split) of each line of a list or CSV; '' for what is not said."
@@ -444,7 +475,8 @@ def _read_names(path):
             from kwspot.storage import open_bytes
             text = open_bytes(path).decode('utf-8-sig')
         else: text = Path(path).read_text(encoding='utf-8-sig')
-        rows = _read_table(text) if str(path).lower().endswith('.csv') else [(name, '', '') for name in text.splitlines()]
+        is_table = str(path).lower().endswith('.csv')
+        rows = _read_table(text) if is_table else [(name, '', '') for name in text.splitlines()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f'{path}: cannot be read ({_reason(error)}); mend or remove it') from None
     return [row for row in rows if row[0].strip()]
@@ -458,24 +490,30 @@ class _Listed(NamedTuple):
     speakers: dict = {} # {clip key: speaker}, where a table tells
 
 def _list_files(folder, kinds, listed):
-    "(split, path) of the lists in a folder; the name of a CSV may begin with that of a language, as in en_train.csv."
-    names = [entry.name for entry in listed.get(folder, ())] if listed is not None else os.listdir(folder) if os.path.isdir(folder) else []
-    paths = {entry.name: entry.path for entry in listed.get(folder, ())} if listed is not None else {}
-    bears = lambda name, wanted: name == wanted or (kinds is _TABLES and re.fullmatch(rf'[a-z]{{2,3}}(?:-\w+)?_{wanted}', name, re.IGNORECASE))
-    return [(split, paths.get(name) or os.path.join(folder, name)) for split, wanted in kinds for one in wanted
-            for name in sorted(names) if bears(name, one)]
+    """(split, path) of the lists in a folder; the name of a CSV may begin with that of a language, as in
+    en_train.csv."""
+    if listed is not None: paths = {entry.name: entry.path for entry in listed.get(folder, ())}
+    else: paths = {name: os.path.join(folder, name) for name in os.listdir(folder)} if os.path.isdir(folder) else {}
+    before = r'(?:[a-z]{2,3}(?:-\w+)?_)?' if kinds is _TABLES else ''
+    bears = lambda name, wanted: re.fullmatch(before + re.escape(wanted), name, re.IGNORECASE if before else 0)
+    return [(split, paths[name]) for split, wanted in kinds for one in wanted for name in sorted(paths)
+            if bears(name, one)]
 
 def _read_listed(folders, listed=None):
-    """`_Listed` from the nearest folder that has lists or, where none has, CSV files. A clip named in several is for testing rather than
-    validation, for validation rather than training."""
+    """`_Listed` from the nearest folder that has lists or, where none has, CSV files. A clip named in several is
+    for testing rather than validation, for validation rather than training."""
     for kinds in (_LISTS, _TABLES):
         for folder in folders:
             found = _list_files(os.fspath(folder), kinds, listed)
-            rows = [(_listed_key(name), speaker, told or split) for split, path in found for name, speaker, told in _read_names(path)]
+            rows = [(_listed_key(name), speaker, told or split)
+                    for split, path in found for name, speaker, told in _read_names(path)]
             splits = {key: split for key, _, split in rows if split}
-            given = {split for _, _, split in rows if split} | {split for split, _ in found if split} | ({'train'} if kinds is _LISTS else set())
+            given = {split for *_, split in [*rows, *((None, split) for split, _ in found)] if split}
+            if kinds is _LISTS: given.add('train')
             speakers = {key: speaker for key, speaker, _ in rows if speaker and speaker != 'NA'}
-            if splits: return _Listed(splits, tuple(re.split(r'[/\\]', path)[-1] for _, path in found), frozenset(given), speakers)
+            if splits:
+                return _Listed(splits, tuple(re.split(r'[/\\]', path)[-1] for _, path in found), frozenset(given),
+                               speakers)
     return _Listed({}, (), frozenset())
 
 # %% ../nbs/00_corpus.ipynb #71bf3363
@@ -483,7 +521,8 @@ def _noise_splits(stems):
     "{stem: split} of the noise recordings."
     order = sorted(stems, key=lambda stem: hashlib.sha1(stem.encode('utf-8', 'surrogateescape')).hexdigest())
     held = max(1, round(len(order) / 10)) if len(order) >= 3 else 0
-    return {stem: 'test' if place < held else 'valid' if place < 2 * held else 'train' for place, stem in enumerate(order)}
+    return {stem: 'test' if place < held else 'valid' if place < 2 * held else 'train'
+            for place, stem in enumerate(order)}
 
 # %% ../nbs/00_corpus.ipynb #09ae6959
 def _take(text):
@@ -501,13 +540,16 @@ def _name_reader(speaker_pattern):
     "The function that tells (speaker, take) from a file name."
     if speaker_pattern is None: return _by_marks
     try: pattern = re.compile(speaker_pattern)
-    except re.error as error: raise CorpusError(f'speaker_pattern {speaker_pattern!r}: is no regular expression ({error})') from None
+    except re.error as error:
+        raise CorpusError(f'speaker_pattern {speaker_pattern!r}: is no regular expression ({error})') from None
     if not pattern.groups:
-        raise CorpusError(f'speaker_pattern {speaker_pattern!r}: has no group; put the speaker into brackets, as in "^([^-]+)-"')
+        raise CorpusError(f'speaker_pattern {speaker_pattern!r}: has no group; put the speaker into brackets, as '
+                          'in "^([^-]+)-"')
     group = 'speaker' if 'speaker' in pattern.groupindex else 1
     def read(name):
         match = pattern.search(name)
-        return (match[group] or '', _take(match['take']) if 'take' in pattern.groupindex else -1) if match else ('', -1)
+        if not match: return '', -1
+        return match[group] or '', _take(match['take']) if 'take' in pattern.groupindex else -1
     return read
 
 # %% ../nbs/00_corpus.ipynb #e32a242b
@@ -517,7 +559,8 @@ _ODDITIES = {
     'kind': ('files left out that are no WAV, FLAC, Opus or MP3', 'convert them if they are clips'),
     'archive': ('archives that end too early', 'get them again'),
     'member': ('members of archives left out', 'they are no plain files'),
-    'gzip': ('archives compressed as a whole, of which no clip can be read without all before it', 'gunzip them once, the rest stays packed'),
+    'gzip': ('archives compressed as a whole, of which no clip can be read without all before it',
+             'gunzip them once, the rest stays packed'),
     'folder': ('folders left out inside word folders', 'move their clips up'),
     'text': ('files left out whose names are no valid text', 'rename them'),
     'leak': ('speakers on several sides of the split that the corpus gives', 'scores on it are too good'),
@@ -529,7 +572,8 @@ class _Notes(dict):
     def add(self, oddity, example): self.setdefault(oddity, []).append(example)
 
     def warn(self, folder):
-        told = [f'{_ODDITIES[odd][0]}: {len(cases)} (first {cases[0]!r}, {_ODDITIES[odd][1]})' for odd, cases in self.items()]
+        told = [f'{_ODDITIES[odd][0]}: {len(cases)} (first {cases[0]!r}, {_ODDITIES[odd][1]})'
+                for odd, cases in self.items()]
         if told: warnings.warn(f'{folder}: {"; ".join(told)}', CorpusWarning, stacklevel=3)
 
 # %% ../nbs/00_corpus.ipynb #800a6b5b
@@ -539,7 +583,8 @@ def _clips(word, entries, notes):
         stem, suffix = os.path.splitext(entry.name)
         example = f'{word}/{entry.name}'
         if not example.isascii() and not _is_text(example): notes.add('text', example)
-        elif suffix.lower() in AUDIO and (_is('file', entry) or not os.path.exists(entry.path)): yield entry, stem # or a broken link
+        # or a broken link
+        elif suffix.lower() in AUDIO and (_is('file', entry) or not os.path.exists(entry.path)): yield entry, stem
         elif word == NOISE: continue
         elif _is('dir', entry): notes.add('folder', example)
         else: notes.add('kind', example)
@@ -590,12 +635,14 @@ def _read_headers(paths, *, folder):
     "The header of each file; `CorpusError` where the machine that this runs on does not see the corpus."
     headers = [tuple(_probe(path)[0]) for path in paths]
     if os.path.isdir(folder) or all(header[1] for header in headers): return headers
-    raise CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared with the workers')
+    raise CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared '
+                      'with the workers')
 
 def _headers(paths, folder, cluster):
     "The headers of files, in order: read here, or by the workers of a cluster."
     from kwspot.cluster import asked_cluster, each_part
-    if asked_cluster(cluster) is None: return (_probe(path)[0] for path in paths) # parsing holds Python's lock: threads are no help
+    # parsing holds Python's lock: threads are no help
+    if asked_cluster(cluster) is None: return (_probe(path)[0] for path in paths)
     parts = [paths[start:start + 4096] for start in range(0, len(paths), 4096)]
     done = each_part(partial(_read_headers, folder=folder), parts, cluster=cluster, label='index')
     return (Header(*header) for part in done for header in part)
@@ -603,7 +650,8 @@ def _headers(paths, folder, cluster):
 def _collect(where, tell, listed, notes, cluster=None):
     "A `_Row` for each recording, and what lists call it."
     rows, keys, known = [], [], where.elsewhere.facts if where.elsewhere else {}
-    found = [(word, entry, stem) for word in sorted(where.words) for entry, stem in _clips(word, where.words[word], notes)]
+    found = [(word, entry, stem)
+             for word in sorted(where.words) for entry, stem in _clips(word, where.words[word], notes)]
     paths = [entry.path for _, entry, _ in found]
     headers = map(known.__getitem__, paths) if known else _headers(paths, where.folder, cluster)
     for (word, entry, stem), header in zip(found, headers):
@@ -615,7 +663,8 @@ def _collect(where, tell, listed, notes, cluster=None):
             if header.split: listed.splits[key] = header.split
         if not speaker: notes.add('speaker', entry.name)
         if header.n_samples == 0: notes.add('unreadable', f'{word}/{entry.name}: {header.problem}')
-        rows.append(_Row(entry.path, word, speaker, take, header.sample_rate if header.n_samples else 0, header.n_samples))
+        rows.append(_Row(entry.path, word, speaker, take, header.sample_rate if header.n_samples else 0,
+                         header.n_samples))
         keys.append(key)
     for name, entries in where.silent.items():
         for entry in entries:
@@ -624,24 +673,27 @@ def _collect(where, tell, listed, notes, cluster=None):
 
 # %% ../nbs/00_corpus.ipynb #91264e27
 def index(
-    folder:str|os.PathLike, # holds one folder a word, or a folder that does; an archive, a folder of archives, or a URL
+    folder:str|os.PathLike, # of word folders, or of a folder of them; an archive, a folder of archives, a URL
     *,
-    speaker_pattern:str|None=None, # regular expression searched in the file name: group 1, or `speaker`, is the speaker; `take` the take
-    cluster:object=None, # to read headers of files: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
+    speaker_pattern:str|None=None, # looked for in the name: group 1, or `speaker`, is the speaker; `take` the take
+    cluster:object=None, # reads headers: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else here
 )->pd.DataFrame: # a row a clip: path, word, speaker, take, split, sample_rate (Hz), n_samples
-    """The clips of a corpus from names and headers alone, sorted by word and file name. `take` is -1 and `speaker` '' where the name does
-    not tell; an unreadable clip has 0 samples at rate 0. `attrs` holds the `folder` of the words and the number of `entries` in each.
+    """The clips of a corpus from names and headers alone, sorted by word and file name. `take` is -1 and `speaker`
+    '' where the name does not tell; an unreadable clip has 0 samples at rate 0. `attrs` holds the `folder` of the
+    words and the number of `entries` in each.
     Raises `CorpusError`; warns once, with a `CorpusWarning`, of what is odd."""
     where, tell, notes = _find_words(folder), _name_reader(speaker_pattern), _Notes()
     there, above = where.elsewhere, (where.folder, *where.above)
-    if os.path.basename(where.folder) == 'clips' and not where.above: above = (*above, os.path.dirname(where.folder)) # as MSWC has it
+    if os.path.basename(where.folder) == 'clips' and not where.above: # as MSWC has it
+        above = (*above, os.path.dirname(where.folder))
     listed = _read_listed(above, there and there.listed)
     rows, keys = _collect(where, tell, listed, notes, cluster)
     if all(row.word == NOISE for row in rows): raise _no_words(where.folder, there and there.listed)
     splits = _assign_splits(rows, keys, listed, notes)
     _note_leaks(rows, splits, notes)
     path, word, speaker, take, rate, n_samples = zip(*rows)
-    table = pd.DataFrame({'path': path, 'word': word, 'speaker': speaker, 'take': np.array(take, np.int64), 'split': splits,
+    table = pd.DataFrame({'path': path, 'word': word, 'speaker': speaker, 'take': np.array(take, np.int64),
+                          'split': splits,
                           'sample_rate': np.array(rate, np.int64), 'n_samples': np.array(n_samples, np.int64)})
     place = there.root if there and there.merged else where.folder
     table.attrs.update(folder=place, entries={name: len(where.words[name]) for name in dict.fromkeys(word)})
@@ -652,7 +704,8 @@ def index(
 # %% ../nbs/00_corpus.ipynb #42b63055
 def _file_states(folder, names):
     "(size in bytes, time of change in ns) of files in one folder, (-1, -1) where there is none."
-    short = os.stat in os.supports_dir_fd and os.path.isdir(folder) # a name in an open folder is looked up twice as fast as a path
+    # a name in an open folder is looked up twice as fast as a path
+    short = os.stat in os.supports_dir_fd and os.path.isdir(folder)
     handle = os.open(folder, os.O_RDONLY) if short else None
     try:
         for name in names:
@@ -666,8 +719,8 @@ def _file_states(folder, names):
 def fingerprint(
     index:pd.DataFrame, # as `index` returns it, or some of its rows
 )->str: # 64 hexadecimal digits
-    """SHA-256 over the word, name, size and time of change of every clip; the order of rows and the place of the corpus do not matter.
-    In an archive the time of change is that of the archive, in a store it is the ETag."""
+    """SHA-256 over the word, name, size and time of change of every clip; the order of rows and the place of the
+    corpus do not matter. In an archive the time of change is that of the archive, in a store it is the ETag."""
     folders = {}
     for path, word in zip(index['path'].tolist(), index['word'].tolist()):
         folder, name = os.path.split(path)
@@ -677,7 +730,8 @@ def fingerprint(
              for name, (size, changed) in zip(names, _file_states(folder, names))]
     if len(here) < len(folders):
         from kwspot.storage import file_states
-        far = [(f'{folder}/{name}', f'{word}/{name}') for (folder, word), names in folders.items() if (folder, word) not in here for name in names]
+        far = [(f'{folder}/{name}', f'{word}/{name}') for (folder, word), names in folders.items()
+               if (folder, word) not in here for name in names]
         states = file_states([path for path, _ in far], fresh=True)
         lines += [f'{name}\t{states[path][0]}\t{states[path][1]}\n' for path, name in far]
     return hashlib.sha256(''.join(sorted(lines)).encode()).hexdigest()
@@ -694,7 +748,8 @@ def _writing(path):
         refused, here = (os.path.abspath(name or path) for name in (error.filename, path))
         nearby = refused.startswith(os.path.dirname(here)) or here.startswith(refused)
         if error.errno not in _CANNOT_WRITE or not nearby: raise
-        raise CorpusError(f'{path}: cannot be written ({_reason(error)}); make room or choose another place') from error
+        what = f'{path}: cannot be written ({_reason(error)})'
+        raise CorpusError(f'{what}; make room or choose another place') from error
 
 def _beside(path):
     "A temporary name in the same folder, with the same suffix."
@@ -705,8 +760,8 @@ def _beside(path):
 def atomic_write(
     path:str|os.PathLike, # the file to write; its folder is made where it is missing
 )->Iterator[Path]: # the temporary name to write to
-    """A name to write to, renamed to `path` when the block ends and removed when it fails: no half-written file ever bears the name.
-    Raises `CorpusError` where nothing can be written or the disk is full."""
+    """A name to write to, renamed to `path` when the block ends and removed when it fails: no half-written file
+    ever bears the name. Raises `CorpusError` where nothing can be written or the disk is full."""
     path = Path(path)
     temporary = _beside(path)
     with _writing(path):
@@ -722,7 +777,8 @@ def atomic_write(
 def atomic_folder(
     path:str|os.PathLike, # the folder to write; must be missing or empty
 )->Iterator[Path]: # the temporary folder to write into
-    "The same for a folder with all that is in it: renamed to `path` when the block ends, removed with everything when it fails."
+    """The same for a folder with all that is in it: renamed to `path` when the block ends, removed with
+    everything when it fails."""
     path = Path(path)
     temporary = _beside(path)
     with _writing(path):
@@ -750,11 +806,14 @@ def meter(
     from rich import progress
     from rich.console import Console
     from rich.errors import LiveError
-    sizes = [progress.DownloadColumn(), progress.TransferSpeedColumn()] if unit == 'bytes' else [progress.MofNCompleteColumn()]
-    columns = [progress.TextColumn('{task.description}'), progress.BarColumn(), *sizes, progress.TimeRemainingColumn()]
+    sizes = [progress.DownloadColumn(),
+             progress.TransferSpeedColumn()] if unit == 'bytes' else [progress.MofNCompleteColumn()]
+    columns = [progress.TextColumn('{task.description}'), progress.BarColumn(), *sizes,
+               progress.TimeRemainingColumn()]
     bar = progress.Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
     task = bar.add_task(label, total=total, completed=int(done))
-    with suppress(LiveError): bar.start() # before rich 14.1 a bar within a bar is not possible: the inner one stays hidden
+    # before rich 14.1 a bar within a bar is not possible: the inner one stays hidden
+    with suppress(LiveError): bar.start()
     try: yield lambda steps: bar.advance(task, steps)
     finally: bar.stop()
 
@@ -782,8 +841,10 @@ class Release(NamedTuple):
 
 _GOOGLE = 'https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_{}.tar.gz'
 RELEASES = {
-    'v0.01': Release(_GOOGLE.format('v0.01'), 1_489_096_277, '743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d'),
-    'v0.02': Release(_GOOGLE.format('v0.02'), 2_428_923_189, 'af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58'),
+    'v0.01': Release(_GOOGLE.format('v0.01'), 1_489_096_277,
+                     '743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d'),
+    'v0.02': Release(_GOOGLE.format('v0.02'), 2_428_923_189,
+                     'af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58'),
 }
 
 # %% ../nbs/00_corpus.ipynb #990d1435
@@ -820,11 +881,13 @@ def _remember(url, part, headers):
     "Keep the version of the file that is being sent: a strong ETag, else the date of change."
     tag = headers.get('ETag') or ''
     validator = tag if tag.startswith('"') else headers.get('Last-Modified') or ''
-    with atomic_write(_validator_file(part)) as file: file.write_text(json.dumps({'url': url, 'validator': validator}), encoding='utf-8')
+    with atomic_write(_validator_file(part)) as file:
+        file.write_text(json.dumps({'url': url, 'validator': validator}), encoding='utf-8')
 
 # %% ../nbs/00_corpus.ipynb #f8158ee8
 def _start_of(headers):
-    "The first byte of a 206 answer, and the length of the whole file, from Content-Range; None where it does not say."
+    """The first byte of a 206 answer, and the length of the whole file, from Content-Range; None where it does
+    not say."""
     match = re.match(r'bytes (?:(\d+)-\d+|\*)/(\d+|\*)', headers.get('Content-Range') or '')
     if not match: return None, None
     return int(match[1]) if match[1] else None, int(match[2]) if match[2] != '*' else None
@@ -842,7 +905,8 @@ def _refused(error, url, part):
 def _receive(response, part, begin, total, show):
     "Append what the server sends to `part`, from byte `begin` on; raises `_Dropped` where it ends too early."
     from http.client import HTTPException
-    with open(part, 'r+b' if begin else 'wb') as file, meter(total, label=part.stem, done=begin, unit='bytes', show=show) as advance:
+    with open(part, 'r+b' if begin else 'wb') as file, meter(total, label=part.stem, done=begin, unit='bytes',
+                                                             show=show) as advance:
         file.seek(begin)
         file.truncate()
         while True:
@@ -862,13 +926,16 @@ def _attempt(url, part, n_bytes, timeout, show):
     try: response = urlopen(_request(url, part), timeout=timeout)
     except HTTPError as error:
         with error: return _refused(error, url, part)
-    except (OSError, HTTPException, ValueError) as error: raise _Unreachable(_reason(getattr(error, 'reason', error))) from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise _Unreachable(_reason(getattr(error, 'reason', error))) from None
     with response:
         begin, whole = _start_of(response.headers) if response.status == 206 else (0, None)
-        if begin not in (0, _n_bytes(part)): raise CorpusError(f'{url}: the server sends another range than was asked for; remove {part}')
+        if begin not in (0, _n_bytes(part)):
+            raise CorpusError(f'{url}: the server sends another range than was asked for; remove {part}')
         length = response.headers.get('Content-Length')
         total = begin + int(length) if length else whole
-        if n_bytes and total not in (None, n_bytes): raise CorpusError(f'{url}: offers {total} bytes, the published archive has {n_bytes}')
+        if n_bytes and total not in (None, n_bytes):
+            raise CorpusError(f'{url}: offers {total} bytes, the published archive has {n_bytes}')
         _remember(url, part, response.headers)
         _receive(response, part, begin, total, show)
 
@@ -883,7 +950,8 @@ def _download(url, part, *, n_bytes=None, timeout=30, show=None):
         if _n_bytes(part) > most: waits, most, arrived = iter(_WAITS), _n_bytes(part), True
         wait = next(waits, None) if arrived or not isinstance(reason, _Unreachable) else None
         if wait is None:
-            raise CorpusError(f'{url}: cannot be fetched ({reason}); check the network and run again, what has arrived is kept, '
+            raise CorpusError(f'{url}: cannot be fetched ({reason}); check the network and run again, what has '
+                              'arrived is kept, '
                               f'or bring the archive to {part.with_suffix("")} by other means') from None
         time.sleep(wait)
 
@@ -902,7 +970,8 @@ def _safe_name(archive, name):
     "The parts of an entry's name; raises `ArchiveError` where it would lie outside the folder."
     for pure in (PurePosixPath(name), PureWindowsPath(name)):
         if pure.is_absolute() or pure.drive or pure.root or '..' in pure.parts or '\0' in name:
-            raise ArchiveError(f'{archive}: entry {name!r} lies outside its folder; nothing was unpacked, do not use this archive')
+            raise ArchiveError(f'{archive}: entry {name!r} lies outside its folder; nothing was unpacked, do not '
+                               'use this archive')
     return PurePosixPath(name).parts
 
 # %% ../nbs/00_corpus.ipynb #33634297
@@ -912,7 +981,8 @@ def _tar_entries(archive):
     with tarfile.open(archive, 'r:*') as tar:
         for entry in tar:
             if not (entry.isreg() or entry.isdir()):
-                raise ArchiveError(f'{archive}: entry {entry.name!r} is a link or device; nothing was unpacked, do not use this archive')
+                raise ArchiveError(f'{archive}: entry {entry.name!r} is a link or device; nothing was unpacked, do '
+                                   'not use this archive')
             yield entry.name, entry.mtime, tar.extractfile(entry) if entry.isreg() else None
 
 def _zip_entries(archive):
@@ -921,8 +991,10 @@ def _zip_entries(archive):
     with zipfile.ZipFile(archive) as packed:
         for entry in packed.infolist():
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise ArchiveError(f'{archive}: entry {entry.filename!r} is a link; nothing was unpacked, do not use this archive')
-            yield entry.filename, calendar.timegm((*entry.date_time, 0, 0, 0)), None if entry.is_dir() else packed.open(entry)
+                raise ArchiveError(f'{archive}: entry {entry.filename!r} is a link; nothing was unpacked, do not '
+                                   'use this archive')
+            yield entry.filename, calendar.timegm((*entry.date_time, 0, 0,
+                                                   0)), None if entry.is_dir() else packed.open(entry)
 
 # %% ../nbs/00_corpus.ipynb #8a6fca94
 def _write_entries(entries, archive, folder, show):
@@ -945,30 +1017,37 @@ def unpack(
     receipt:str='', # text that is written beside the content, as .fetched.json
     progress:bool|None=None, # None: a progress bar where stderr is a terminal
 )->Path: # the folder
-    """Unpack an archive whole or not at all. Raises `ArchiveError` where an entry would lie outside the folder or is no plain file or
-    folder, or where the archive is damaged, `CorpusError` where nothing can be written."""
+    """Unpack an archive whole or not at all. Raises `ArchiveError` where an entry would lie outside the folder or
+    is no plain file or folder, or where the archive is damaged, `CorpusError` where nothing can be written."""
     import lzma, tarfile, zipfile, zlib
-    damaged = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, UnicodeError)
+    damaged = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
+               NotImplementedError, UnicodeError)
     try:
         with atomic_folder(folder) as temporary:
             entries = _zip_entries(archive) if zipfile.is_zipfile(archive) else _tar_entries(archive)
             _write_entries(entries, archive, temporary, progress)
             if receipt: (temporary/'.fetched.json').write_text(receipt, encoding='utf-8')
-    except damaged as error: raise ArchiveError(f'{archive}: is damaged or neither tar nor zip ({_reason(error)})') from None
+    except damaged as error:
+        raise ArchiveError(f'{archive}: is damaged or neither tar nor zip ({_reason(error)})') from None
     except OSError as error: raise CorpusError(f'{archive}: cannot be unpacked ({_reason(error)})') from None
     return Path(folder)
 
 # %% ../nbs/00_corpus.ipynb #5c957566
 def _release(version, url, sha256):
     "The `Release` meant by the arguments of `fetch`."
-    if not re.fullmatch(r'\w[\w.-]*', version): raise CorpusError(f'version {version!r}: must be a plain name such as v0.01')
+    if not re.fullmatch(r'\w[\w.-]*', version):
+        raise CorpusError(f'version {version!r}: must be a plain name such as v0.01')
     known = RELEASES.get(version)
     if known is None and not (url and sha256):
-        raise CorpusError(f'version {version!r}: is not one of {", ".join(RELEASES)}; for another archive give its url and sha256')
-    if url and not re.match('(https?|file)://', url): raise CorpusError(f'{url}: must begin with http://, https:// or file://')
+        raise CorpusError(f'version {version!r}: is not one of {", ".join(RELEASES)}; for another archive give its '
+                          'url and sha256')
+    if url and not re.match('(https?|file)://', url):
+        raise CorpusError(f'{url}: must begin with http://, https:// or file://')
     digest = (sha256 or (known.sha256 if known else '')).strip().lower()
-    if not re.fullmatch('[0-9a-f]{64}', digest): raise CorpusError(f'sha256 {sha256!r}: must be 64 hexadecimal digits')
-    return Release(url or (known.url if known else ''), known.n_bytes if known and digest == known.sha256 else 0, digest)
+    if not re.fullmatch('[0-9a-f]{64}', digest):
+        raise CorpusError(f'sha256 {sha256!r}: must be 64 hexadecimal digits')
+    return Release(url or (known.url if known else ''), known.n_bytes if known and digest == known.sha256 else 0,
+                   digest)
 
 # %% ../nbs/00_corpus.ipynb #3ffbab84
 def _is_complete(target, release):
@@ -977,27 +1056,31 @@ def _is_complete(target, release):
     except (OSError, ValueError): receipt = {}
     if receipt.get('sha256') == release.sha256: return True
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise CorpusError(f'{target}: is there already and was not fetched from this archive; use it as it is, or move it away')
+        raise CorpusError(f'{target}: is there already and was not fetched from this archive; use it as it is, or '
+                          'move it away')
     return False
 
 def _check_room(folder, release, have):
-    "Raise `CorpusError` where the disk cannot hold the archive and, at one and a half times its size, what is in it."
+    """Raise `CorpusError` where the disk cannot hold the archive and, at one and a half times its size, what is
+    in it."""
     free, needed = shutil.disk_usage(folder).free, release.n_bytes * 2.5 - have
     if needed > free:
-        raise CorpusError(f'{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; make room or choose another place')
+        raise CorpusError(f'{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; make room or '
+                          'choose another place')
 
 # %% ../nbs/00_corpus.ipynb #3ef8c017
 def fetch(
     version:str, # 'v0.01' or 'v0.02', or a name of your own for the archive at `url`
-    folder:str|os.PathLike, # the corpus goes into speech_commands_<version> in it (a name of your own: into <version>)
+    folder:str|os.PathLike, # the corpus goes into speech_commands_<version> in it (another name: into <version>)
     *,
     url:str|None=None, # another place to fetch it from: http, https or file
     sha256:str|None=None, # checksum of the archive, 64 hexadecimal digits; needed with a version of your own
     progress:bool|None=None, # None: a progress bar where stderr is a terminal
     timeout:float=30, # seconds without an answer after which a connection counts as broken
 )->Path: # the folder that holds the words
-    """Download, verify and unpack Speech Commands, or a tar or zip archive of the same layout. Resumes where an earlier call was cut off;
-    returns at once where all is there; uses an archive that already lies in `folder` under its own name. Raises `CorpusError`."""
+    """Download, verify and unpack Speech Commands, or a tar or zip archive of the same layout. Resumes where an
+    earlier call was cut off; returns at once where all is there; uses an archive that already lies in `folder`
+    under its own name. Raises `CorpusError`."""
     release = _release(version, url, sha256)
     folder = Path(folder).expanduser()
     target = folder/(f'speech_commands_{version}' if version in RELEASES else version)
@@ -1006,11 +1089,15 @@ def fetch(
         archive = folder/name
         with _writing(archive):
             folder.mkdir(parents=True, exist_ok=True)
-            if not archive.is_file(): archive = _download_verified(release, folder/f'{name}.part', timeout, progress)
+            if not archive.is_file():
+                archive = _download_verified(release, folder/f'{name}.part', timeout, progress)
             elif _sha256(archive, progress) != release.sha256:
                 raise CorpusError(f'{archive}: has another checksum than the archive asked for; move it away')
-        for left in folder.glob(f'.{target.stem}-{"[0-9a-f]" * 8}{target.suffix}'): shutil.rmtree(left) # of a call that was killed
-        try: unpack(archive, target, receipt=json.dumps({'url': release.url, 'sha256': release.sha256}), progress=progress)
+        # of a call that was killed
+        for left in folder.glob(f'.{target.stem}-{"[0-9a-f]" * 8}{target.suffix}'): shutil.rmtree(left)
+        try:
+            unpack(archive, target, receipt=json.dumps({'url': release.url, 'sha256': release.sha256}),
+                   progress=progress)
         except ArchiveError:
             if archive.suffix == '.part': _discard(archive)
             raise
@@ -1029,12 +1116,14 @@ def _download_verified(release, part, timeout, show):
     digest = _sha256(part, show)
     if digest == release.sha256: return part
     _discard(part)
-    raise CorpusError(f'{release.url}: has the checksum {digest[:12]}..., not {release.sha256[:12]}...; the download is removed, run again '
+    raise CorpusError(f'{release.url}: has the checksum {digest[:12]}..., not {release.sha256[:12]}...; the '
+                      'download is removed, run again '
                       'or check address and checksum')
 
 # %% ../nbs/00_corpus.ipynb #8bbf3283
 def real_data()->Path|None: # the folder, or None where there is none
-    "Where real recordings for tests lie: in the folder named by KWSPOT_DATA, else in shared/data beside the checkout."
+    """Where real recordings for tests lie: in the folder named by KWSPOT_DATA, else in shared/data beside the
+    checkout."""
     if 'KWSPOT_DATA' in os.environ: folder = Path(os.environ['KWSPOT_DATA'])
     else: folder = Path(globals().get('__file__', 'notebook')).resolve().parents[2]/'shared'/'data'
     return folder if str(folder) != '.' and folder.is_dir() else None

@@ -31,9 +31,11 @@ class _Trouble(NamedTuple):
     kind: str  # 'busy', 'dropped', 'missing', 'nowhere' (no such bucket), 'denied', 'exists', 'full', 'other'
     words: str # for the message
 
-_WAITS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8) # seconds before each new try; from the beginning again whenever something has arrived
+# seconds before each new try; from the beginning again whenever something has arrived
+_WAITS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_BUSY_WORDS = re.compile(r'SlowDown|reduce your request rate|Throttl|TooManyRequests|RequestLimit|ServiceUnavailable|InternalError|\b50[0234]\b')
+_BUSY_WORDS = re.compile(r'SlowDown|reduce your request rate|Throttl|TooManyRequests|RequestLimit|ServiceUnavailable|'
+                         r'InternalError|\b50[0234]\b')
 _DROPPED_NAMES = re.compile('Disconnect|Connection|Timeout|Incomplete|Payload|HTTPClientError|Streaming|EOF')
 
 # %% ../nbs/04_storage.ipynb #cddd4ef4
@@ -52,8 +54,10 @@ def _trouble(error):
     if re.search('NoSuchBucket|bucket does not exist|bucket is not valid', words): return _Trouble('nowhere', words)
     if isinstance(error, FileNotFoundError) or status == 404: return _Trouble('missing', words)
     if isinstance(error, FileExistsError) or status == 412: return _Trouble('exists', words)
-    if isinstance(error, PermissionError) or status in (401, 403) or 'Credentials' in names: return _Trouble('denied', words)
-    if status in _BUSY or getattr(error, 'errno', 0) == errno.EBUSY or _BUSY_WORDS.search(words): return _Trouble('busy', words)
+    if isinstance(error, PermissionError) or status in (401, 403) or 'Credentials' in names:
+        return _Trouble('denied', words)
+    if status in _BUSY or getattr(error, 'errno', 0) == errno.EBUSY or _BUSY_WORDS.search(words):
+        return _Trouble('busy', words)
     if isinstance(error, TimeoutError) or _DROPPED_NAMES.search(names): return _Trouble('dropped', words)
     if getattr(error, 'errno', 0) in (errno.ENOSPC, getattr(errno, 'EDQUOT', -1)): return _Trouble('full', words)
     return _Trouble('other', words)
@@ -61,7 +65,8 @@ def _trouble(error):
 # %% ../nbs/04_storage.ipynb #a10c592b
 _REMEDIES = {
     'busy': ('the store is too busy ({})', 'run again later, what is done is kept, or use fewer workers'),
-    'dropped': ('the connection drops again and again ({})', 'check the network and run again, what is done is kept'),
+    'dropped': ('the connection drops again and again ({})',
+                'check the network and run again, what is done is kept'),
     'missing': ('is not there ({})', 'check the name'),
     'nowhere': ('no such bucket', 'check the name'),
     'denied': ('no permission ({})', 'check the credentials, and what they may do there'),
@@ -80,7 +85,8 @@ def _wait(seconds):
 
 # %% ../nbs/04_storage.ipynb #3ef678a9
 def _persist(path, call):
-    "What `call()` returns, tried again while the store is busy or connections drop. `StorageError`; `FileNotFoundError` stays what it is."
+    """What `call()` returns, tried again while the store is busy or connections drop. `StorageError`;
+    `FileNotFoundError` stays what it is."""
     waits = iter(_WAITS)
     while True:
         try: return call()
@@ -101,7 +107,7 @@ def is_url(
 )->bool: # True for s3://..., also where an archive is meant
     "Whether a path is a URL of another place than the local disk."
     found = _URL.match(os.fspath(path))
-    return bool(found) and found[1].lower() not in ('file', 'local')
+    return found is not None and found[1].lower() not in ('file', 'local')
 
 def local_path(
     path:str|os.PathLike, # a path or URL
@@ -125,12 +131,16 @@ def join(
 def _connect(root, process):
     "fsspec's file system for everything below a root such as s3://bucket, in one process."
     try: import fsspec
-    except ImportError: raise StorageError(f"{root}: URLs need a further package; pip install 'kwspot[cloud]'") from None
-    options = {'use_listings_cache': False}
-    if root.startswith('s3'): options['config_kwargs'] = {'retries': {'max_attempts': 0}, 'max_pool_connections': 64}
+    except ImportError:
+        raise StorageError(f"{root}: URLs need a further package; pip install 'kwspot[cloud]'") from None
+    options: dict = {'use_listings_cache': False}
+    if root.startswith('s3'):
+        options['config_kwargs'] = {'retries': {'max_attempts': 0}, 'max_pool_connections': 64}
     try: system = fsspec.core.url_to_fs(root, **options)[0]
-    except ImportError as error: raise StorageError(f"{root}: URLs need a further package ({error}); pip install 'kwspot[cloud]'") from None
-    except ValueError as error: raise StorageError(f'{root}: {error}; give a folder or a URL such as s3://bucket/corpus') from None
+    except ImportError as error:
+        raise StorageError(f"{root}: URLs need a further package ({error}); pip install 'kwspot[cloud]'") from None
+    except ValueError as error:
+        raise StorageError(f'{root}: {error}; give a folder or a URL such as s3://bucket/corpus') from None
     if hasattr(system, 'retries'): system.retries = 1
     return system
 
@@ -141,7 +151,8 @@ def _system(path):
     return system, system._strip_protocol(path)
 
 # %% ../nbs/04_storage.ipynb #282549b5
-_EMPTY = re.compile(r'InvalidRange|range is not satisfiable|\b416\b', re.IGNORECASE) # what servers say of the first byte of an empty file
+# what servers say of the first byte of an empty file
+_EMPTY = re.compile(r'InvalidRange|range is not satisfiable|\b416\b', re.IGNORECASE)
 
 def _fitting(content, start, end):
     "The bytes asked for, also from a server that knows no ranges and sends the whole file."
@@ -153,7 +164,8 @@ def _request(paths, starts, ends):
     systems = [_system(path) for path in paths]
     starts = [start or 0 for start in starts] # without a start, some file systems ask for the size first
     asked = systems[0][0].cat_ranges([place for _, place in systems], starts, ends, on_error='return')
-    empty = [not start and isinstance(one, Exception) and bool(_EMPTY.search(str(one))) for one, start in zip(asked, starts)]
+    empty = [not start and isinstance(one, Exception) and bool(_EMPTY.search(str(one)))
+             for one, start in zip(asked, starts)]
     return [b'' if nothing else one if isinstance(one, BaseException) else _fitting(one, *range_)
             for one, nothing, *range_ in zip(asked, empty, starts, ends)]
 
@@ -164,13 +176,15 @@ def read_ranges(
 )->list[bytes|None]: # None for what is not there
     "Bytes of objects, many at a time, tried again where the store is busy or connections drop. `StorageError`."
     starts, ends = ([None] * len(paths) if given is None else list(given) for given in (starts, ends))
-    content, left, waits = [None] * len(paths), list(range(len(paths))), iter(_WAITS)
+    content: list = [None] * len(paths)
+    left, waits = list(range(len(paths))), iter(_WAITS)
     while left:
         answers = _request(*([column[i] for i in left] for column in (paths, starts, ends)))
         troubles = {i: _trouble(answer) for i, answer in zip(left, answers) if isinstance(answer, BaseException)}
         for i, answer in zip(left, answers):
             if i not in troubles: content[i] = answer
-            elif troubles[i].kind not in ('busy', 'dropped', 'missing'): raise _storage_error(paths[i], troubles[i]) from None
+            elif troubles[i].kind not in ('busy', 'dropped', 'missing'):
+                raise _storage_error(paths[i], troubles[i]) from None
         again = [i for i in left if i in troubles and troubles[i].kind != 'missing']
         if len(again) < len(left): waits = iter(_WAITS) # something has arrived
         left, pause = again, next(waits, None)
@@ -187,7 +201,8 @@ def open_bytes(
     start:int=0, # first byte
     end:int|None=None, # byte behind the last; None: to the end
 )->bytes:
-    "The bytes of a file, or some of them, wherever it lies. `FileNotFoundError`, or `StorageError` where the place fails."
+    """The bytes of a file, or some of them, wherever it lies. `FileNotFoundError`, or `StorageError` where the
+    place fails."""
     path = local_path(path)
     if (known := getattr(_memory, 'content', {}).get(path)) is not None: return known[start:end]
     if '::' in path and is_elsewhere(path):
@@ -215,7 +230,8 @@ class Entry(NamedTuple):
 
 def _number(text):
     "63 bits of the hash of a text."
-    return int.from_bytes(sha1(text.encode('utf-8', 'surrogateescape'), usedforsecurity=False).digest()[:8], 'big') >> 1
+    return int.from_bytes(sha1(text.encode('utf-8', 'surrogateescape'), usedforsecurity=False).digest()[:8],
+                          'big') >> 1
 
 def _change_of(facts):
     "A number that changes when an object does, from what its file system tells."
@@ -236,14 +252,16 @@ def list_folder(
 )->list[Entry]: # by name
     "What lies in a folder. `FileNotFoundError`, or `StorageError` where the place fails."
     folder = local_path(folder)
-    if '::' in folder and is_elsewhere(folder): found = open_archive(split_path(folder)[0]).tree().get(folder.rstrip('/'), [])
+    if '::' in folder and is_elsewhere(folder):
+        found = open_archive(split_path(folder)[0]).tree().get(folder.rstrip('/'), [])
     elif is_url(folder):
         system, place = _system(folder)
         there = _persist(folder, lambda: system.ls(place, detail=True))
         found = [_entry(folder, facts) for facts in there if facts['name'].rstrip('/') != place.rstrip('/')]
     else:
         with os.scandir(folder) as there:
-            found = [Entry(one.name, one.path, 'dir' if one.is_dir() else 'file', *_size_and_time(one)) for one in there]
+            found = [Entry(one.name, one.path, 'dir' if one.is_dir() else 'file', *_size_and_time(one))
+                     for one in there]
     return sorted(found)
 
 def _size_and_time(entry):
@@ -276,7 +294,8 @@ def about_file(
         system, place = _system(path)
         return _entry(path, _persist(path, lambda: system.info(place)))
     state = os.stat(path)
-    return Entry(os.path.basename(path), path, 'dir' if stat.S_ISDIR(state.st_mode) else 'file', state.st_size, state.st_mtime_ns)
+    return Entry(os.path.basename(path), path, 'dir' if stat.S_ISDIR(state.st_mode) else 'file', state.st_size,
+                 state.st_mtime_ns)
 
 def exists(
     path:str|os.PathLike, # a local path, a URL, or something in an archive
@@ -288,9 +307,11 @@ def exists(
 # %% ../nbs/04_storage.ipynb #56e25af0
 def _check_writable(path):
     "`StorageError` for a place that can only be read."
-    if '::' in path and is_elsewhere(path): raise StorageError(f'{path}: is in an archive, and archives are only read; choose a folder or a bucket')
+    if '::' in path and is_elsewhere(path):
+        raise StorageError(f'{path}: is in an archive, and archives are only read; choose a folder or a bucket')
     scheme = path.split('://')[0].lower()
-    if is_url(path) and scheme in _READ_ONLY: raise StorageError(f'{path}: {scheme} is read-only; write to a folder, or to s3:// or gs://')
+    if is_url(path) and scheme in _READ_ONLY:
+        raise StorageError(f'{path}: {scheme} is read-only; write to a folder, or to s3:// or gs://')
 
 def _write_new(path, content):
     "Write a local file whose name must not be taken."
@@ -341,7 +362,8 @@ def write_atomically(
 def writing(
     path:str|os.PathLike, # a local path or a URL
 )->Iterator[Path]: # a local temporary file, with the same suffix
-    "A name to write to; when the block ends, the file goes to its place in one step. For what is too large for memory."
+    """A name to write to; when the block ends, the file goes to its place in one step. For what is too large for
+    memory."""
     path = local_path(path)
     _check_writable(path)
     if not is_url(path):
@@ -385,12 +407,15 @@ def claim(
     "Keep other runs from writing to a place while the block lasts. `StorageError` where one is at it."
     import platform
     note = join(place, '.writing.json')
-    content = json.dumps({'host': platform.node(), 'process': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S'), 'token': uuid.uuid4().hex}).encode()
+    content = json.dumps({'host': platform.node(), 'process': os.getpid(),
+                          'since': time.strftime('%Y-%m-%d %H:%M:%S'), 'token': uuid.uuid4().hex}).encode()
     try: write_atomically(note, content, new=True)
     except StorageError:
         if not exists(note): raise
         holder = _holder(note)
-        if holder: raise StorageError(f'{place}: process {holder[1]} on {holder[0]} writes there since {holder[2]}; wait for it, choose another place, '
+        if holder:
+            raise StorageError(f'{place}: process {holder[1]} on {holder[0]} writes there since {holder[2]}; wait '
+                               'for it, choose another place, '
                                       f'or, if it is dead, remove {note}') from None
         remove(note)
         write_atomically(note, content, new=True)
@@ -431,19 +456,22 @@ def write_table(
     *,
     rows_per_part:int=500_000, # so many rows in a part, about 10 MB of an index
 )->dict: # what stands in _table.json: `rows`, `parts`, `columns`, `attrs`
-    "Write a table in parts of Parquet. What was there before stays until the last part is written. `StorageError` where it cannot be."
-    attrs, parts, columns = {}, [], []
+    """Write a table in parts of Parquet. What was there before stays until the last part is written.
+    `StorageError` where it cannot be."""
+    attrs, columns = {}, []
+    parts: list[dict] = []
     for number, part in enumerate(_parts(table, rows_per_part)):
         if number == 0: attrs, columns = _plain_attrs(part), list(map(str, part.columns))
         bare = part.reset_index(drop=True)
         bare.attrs = {}
-        content = io.BytesIO()
-        bare.to_parquet(content, index=False)
-        content = content.getvalue()
+        written = io.BytesIO()
+        bare.to_parquet(written, index=False)
+        content = written.getvalue()
         name = f'part-{number:05d}-{sha1(content, usedforsecurity=False).hexdigest()[:12]}.parquet'
         write_atomically(join(where, name), content)
         parts.append({'name': name, 'rows': len(part), 'bytes': len(content)})
-    about = {'format': 1, 'rows': sum(part['rows'] for part in parts), 'parts': parts, 'columns': columns, 'attrs': attrs}
+    about = {'format': 1, 'rows': sum(part['rows'] for part in parts), 'parts': parts, 'columns': columns,
+             'attrs': attrs}
     before = _manifest(where)
     write_atomically(join(where, _MANIFEST), json.dumps(about, indent=1).encode())
     for part in before['parts'] if before else []:
@@ -455,8 +483,11 @@ def _manifest(where):
     "_table.json of a folder, None where there is none."
     try: about = json.loads(open_bytes(join(where, _MANIFEST)))
     except (FileNotFoundError, NotADirectoryError): return None
-    except ValueError: raise StorageError(f'{join(where, _MANIFEST)}: cannot be read; write the table again') from None
-    if about.get('format') != 1: raise StorageError(f'{where}: a table of format {about.get("format")}, this kwspot reads format 1; write it again')
+    except ValueError:
+        raise StorageError(f'{join(where, _MANIFEST)}: cannot be read; write the table again') from None
+    if about.get('format') != 1:
+        raise StorageError(f'{where}: a table of format {about.get("format")}, this kwspot reads format 1; write '
+                           'it again')
     return about
 
 def read_parts(
@@ -466,14 +497,17 @@ def read_parts(
 )->Iterator[pd.DataFrame]: # a part at a time
     "The parts of a table, each opened when it is asked for. `StorageError` where one is missing or damaged."
     about = _manifest(where)
-    if about is None and not os.fspath(where).endswith('.parquet'): raise StorageError(f'{where}: no table; write one with storage.write_table')
+    if about is None and not os.fspath(where).endswith('.parquet'):
+        raise StorageError(f'{where}: no table; write one with storage.write_table')
     names = [join(where, part['name']) for part in about['parts']] if about else [os.fspath(where)]
     for number, name in enumerate(names):
         try:
             content = open_bytes(name)
-            if about and len(content) != about['parts'][number]['bytes']: raise ValueError(f'{len(content)} of {about["parts"][number]["bytes"]} bytes')
+            if about and len(content) != about['parts'][number]['bytes']:
+                raise ValueError(f'{len(content)} of {about["parts"][number]["bytes"]} bytes')
             part = pd.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns))
-        except (OSError, ValueError) as error: raise StorageError(f'{name}: missing or damaged ({error}); write the table again') from None
+        except (OSError, ValueError) as error:
+            raise StorageError(f'{name}: missing or damaged ({error}); write the table again') from None
         if about: part.attrs.update(about['attrs'])
         yield part
 
@@ -495,7 +529,8 @@ class _LocalFile:
         self.handle = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_CLOEXEC', 0))
         weakref.finalize(self, os.close, self.handle)
         state = os.fstat(self.handle)
-        self.n_bytes, self.state, self.lock = state.st_size, f'{state.st_size}-{state.st_mtime_ns}', threading.Lock()
+        self.n_bytes, self.lock = state.st_size, threading.Lock()
+        self.state = f'{state.st_size}-{state.st_mtime_ns}'
 
     def read_at(self, offset, n):
         if hasattr(os, 'pread'): return os.pread(self.handle, n, offset)
@@ -512,6 +547,8 @@ class _Blocks:
         self.block, self.n_kept, self.n_ahead, self.n_bytes = block, n_kept, n_ahead, None
         self.kept, self.lock = OrderedDict(), threading.RLock()
 
+    def load(self, numbers): raise NotImplementedError
+
     def _need(self, numbers):
         "Make sure that blocks are there."
         missing = [number for number in numbers if number not in self.kept]
@@ -525,7 +562,8 @@ class _Blocks:
         first, last = offset // self.block, (offset + n - 1) // self.block
         with self.lock:
             numbers = list(range(first, last + 1))
-            if first not in self.kept and first - 1 in self.kept: numbers = list(range(first, last + self.n_ahead)) # in order: some more
+            # in order: some more
+            if first not in self.kept and first - 1 in self.kept: numbers = list(range(first, last + self.n_ahead))
             if any(number not in self.kept for number in range(first, last + 1)): self._need(self._there(numbers))
             blocks = [self.kept.get(number, b'') for number in range(first, last + 1)]
             for number in range(first, last + 1):
@@ -536,11 +574,13 @@ class _Blocks:
 
     def _there(self, numbers):
         "The blocks of these that the file has."
-        return numbers if self.n_bytes is None else [number for number in numbers if number * self.block < self.n_bytes]
+        return numbers if self.n_bytes is None else [number for number in numbers
+                                                     if number * self.block < self.n_bytes]
 
     def bring(self, ranges):
         "Bring the blocks of some ranges of bytes near, in one go."
-        numbers = sorted({number for offset, n in ranges if n > 0 for number in range(offset // self.block, (offset + n - 1) // self.block + 1)})
+        numbers = sorted({number for offset, n in ranges if n > 0
+                          for number in range(offset // self.block, (offset + n - 1) // self.block + 1)})
         with self.lock:
             if len(numbers) <= self.n_kept // 2: self._need(self._there(numbers))
 
@@ -550,7 +590,8 @@ class _RemoteFile(_Blocks):
     def __init__(self, path):
         super().__init__(1 << 20, 64, n_ahead=8)
         entry = about_file(path)
-        if entry.n_bytes < 0: raise StorageError(f'{path}: the server does not tell its size; bring the archive to a disk')
+        if entry.n_bytes < 0:
+            raise StorageError(f'{path}: the server does not tell its size; bring the archive to a disk')
         self.path, self.n_bytes, self.state = path, entry.n_bytes, f'{entry.n_bytes}-{entry.changed}'
 
     def load(self, numbers):
@@ -558,7 +599,8 @@ class _RemoteFile(_Blocks):
         ends = [min(start + self.block, self.n_bytes) for start in starts]
         content = read_ranges([self.path] * len(numbers), starts, ends)
         for one, start, end in zip(content, starts, ends):
-            if one is None or len(one) != end - start: raise StorageError(f'{self.path}: changed while it was read; run again')
+            if one is None or len(one) != end - start:
+                raise StorageError(f'{self.path}: changed while it was read; run again')
         return content
 
 # %% ../nbs/04_storage.ipynb #25cae1c8
@@ -581,7 +623,8 @@ class _Unzipped(_Blocks):
             packed = self.source.read_at(position, 1 << 18)
             if not packed: break
             try: out += engine.decompress(packed, self.block - len(out))
-            except zlib.error as error: raise StorageError(f'{self.path}: damaged ({error}); get the archive again') from None
+            except zlib.error as error:
+                raise StorageError(f'{self.path}: damaged ({error}); get the archive again') from None
             position += len(packed) - len(engine.unconsumed_tail) - len(engine.unused_data)
             if engine.eof: engine = zlib.decompressobj(31)
         if len(out) < self.block: self.n_bytes = number * self.block + len(out)
@@ -589,7 +632,8 @@ class _Unzipped(_Blocks):
         return bytes(out)
 
 # %% ../nbs/04_storage.ipynb #47465709
-_KINDS = {b'1': 'a link', b'2': 'a link', b'3': 'a device', b'4': 'a device', b'6': 'a named pipe', b'S': 'a file with holes'}
+_KINDS = {b'1': 'a link', b'2': 'a link', b'3': 'a device', b'4': 'a device', b'6': 'a named pipe',
+          b'S': 'a file with holes'}
 _LARGEST = 1 << 30 # bytes of a member; nobody recorded that
 
 def _octal(field):
@@ -629,7 +673,8 @@ _NEVER_PARTS = re.compile(r'(?:^|/)(?:\.|__macosx/|thumbs\.db$|desktop\.ini$)', 
 def _refusal(name, n_bytes):
     "Why a member is not used, '' where it is; None for hidden files, of which nobody needs to hear."
     if _NEVER_PARTS.search(name) and '..' not in name.split('/'): return None
-    if name.startswith('/') or '\\' in name or '..' in name.split('/') or name[1:2] == ':': return 'its name leads out of the archive'
+    if name.startswith('/') or '\\' in name or '..' in name.split('/') or name[1:2] == ':':
+        return 'its name leads out of the archive'
     return f'{n_bytes:,} bytes' if n_bytes > _LARGEST else ''
 
 def _member_name(name):
@@ -640,7 +685,8 @@ def _member_name(name):
 
 # %% ../nbs/04_storage.ipynb #781a8993
 def _walk_tar(source):
-    "(`Member`, first 512 bytes of its content, '') of each file in a tar; (name, None, reason) of what is left out; at the end (None, place, problem)."
+    """(`Member`, first 512 bytes of its content, '') of each file in a tar; (name, None, reason) of what is left
+    out; at the end (None, place, problem)."""
     at, pax, long_name = 0, {}, None
     while True:
         block = source.read_at(at, 1024)
@@ -667,7 +713,8 @@ def _walk_tar(source):
                     yield None, begin, f'cut short in {name!r}'
                     return
                 yield Member(name, begin, n_bytes, n_bytes, 0), block[512:512 + n_bytes], ''
-        elif kind not in (b'5', b'K') and _refusal(name, 0) is not None: yield name, None, _KINDS.get(kind, f'of kind {kind.decode("latin1")!r}')
+        elif kind not in (b'5', b'K') and _refusal(name, 0) is not None:
+            yield name, None, _KINDS.get(kind, f'of kind {kind.decode("latin1")!r}')
         if kind != b'K': pax, long_name = {}, None
 
 # %% ../nbs/04_storage.ipynb #5385d956
@@ -709,22 +756,26 @@ def _walk_zip(source):
         if reason is None: continue
         if stat.S_ISLNK(entry.external_attr >> 16): reason = 'a link'
         elif entry.flag_bits & 1: reason = 'encrypted'
-        elif entry.compress_type not in (0, 8): reason = f'compressed by method {entry.compress_type}; deflate and store are read'
+        elif entry.compress_type not in (0, 8):
+            reason = f'compressed by method {entry.compress_type}; deflate and store are read'
         head = source.read_at(entry.header_offset, 1024)
         if not reason and head[:4] != b'PK\3\4': reason = 'damaged'
         if reason:
             yield name, None, reason
             continue
         begin = 30 + sum(struct.unpack_from('<HH', head, 26))
-        member = Member(name, entry.header_offset + begin, entry.file_size, entry.compress_size, entry.compress_type)
+        member = Member(name, entry.header_offset + begin, entry.file_size, entry.compress_size,
+                        entry.compress_type)
         first = head[begin:begin + min(member.packed, 512)]
         if member.method == 8: first = zlib.decompressobj(-15).decompress(first, 512)
         yield member, first, ''
 
 # %% ../nbs/04_storage.ipynb #690c6867
-_SAYS = {'word': ('word', 'keyword', 'label', 'text', 'class'), 'speaker': ('speaker', 'speaker_id', 'client_id'), 'take': ('take',),
+_SAYS = {'word': ('word', 'keyword', 'label', 'text', 'class'), 'speaker': ('speaker', 'speaker_id', 'client_id'),
+         'take': ('take',),
          'split': ('split', 'set', 'subset')}
-_SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'dev': 'valid', 'test': 'test',
+_SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid',
+           'dev': 'valid', 'test': 'test',
            'testing': 'test'}
 _SIDECARS = ('.json', '.txt', '.cls', '.word', '.speaker', '.split')
 
@@ -743,7 +794,8 @@ def _said(suffix, text):
     except ValueError: return {}
     if not isinstance(found, dict): return {'word': found} if isinstance(found, str) else {}
     found = {str(name).lower(): value for name, value in found.items()}
-    return {what: next(found[name] for name in names if name in found) for what, names in _SAYS.items() if any(name in found for name in names)}
+    return {what: next(found[name] for name in names if name in found) for what, names in _SAYS.items()
+            if any(name in found for name in names)}
 
 # %% ../nbs/04_storage.ipynb #12a83402
 class Facts(NamedTuple):
@@ -784,20 +836,26 @@ def is_archive(
     "Whether a name is that of an archive which can be read in place."
     return os.fspath(path).lower().endswith(ARCHIVES)
 
+def _not_there(path, error):
+    "`StorageError` for an archive that cannot be opened."
+    return StorageError(f'{path}: {(error.strerror or str(error)).lower()}; give an archive, a folder or a URL')
+
 def _open_source(path):
     "The source of an archive's bytes, unzipped where it is compressed as a whole."
     try: source = _RemoteFile(path) if is_url(path) else _LocalFile(path)
     except CorpusError: raise
-    except OSError as error: raise StorageError(f'{path}: {(error.strerror or str(error)).lower()}; give an archive, a folder or a URL') from None
+    except OSError as error:
+        raise _not_there(path, error) from None
     return _Unzipped(source, path) if path.lower().endswith(('.gz', '.tgz')) else source
 
 # %% ../nbs/04_storage.ipynb #aa36532e
 class Archive:
     "An archive that was walked once: where each member lies, and what the index needs to know of the clips."
     def __init__(self, path, source, members, facts, left_out, problem):
-        self.path, self.source, self.members, self.facts = path, source, members, facts # {name: Member}, {name: Facts}
+        # {name: Member}, {name: Facts}
+        self.path, self.source, self.members, self.facts = path, source, members, facts
         self.left_out, self.problem = left_out, problem # [(name, reason)], '' or where the archive ends too early
-        self.mark = _number(source.state)
+        self.mark, self.new = _number(source.state), True
         self.plain = isinstance(source, _LocalFile) # a member that is as it is may be read from source.handle
 
     def member(self, name):
@@ -811,7 +869,8 @@ class Archive:
         member = self.member(name)
         packed = self.source.read_at(member.offset, member.packed)
         try: return _unpack(packed, member)
-        except (ValueError, zlib.error): raise ClipError(f'{self.path}::/{name}: damaged or cut short in the archive') from None
+        except (ValueError, zlib.error):
+            raise ClipError(f'{self.path}::/{name}: damaged or cut short in the archive') from None
 
     def bring(self, names):
         "Bring members near that will be read next."
@@ -826,12 +885,14 @@ class Archive:
         "`Entry` of a member or of a folder."
         path = f'{self.path}::/{name}'
         if name in self.members: return Entry(name.rsplit('/', 1)[-1], path, 'file', *self.state(name))
-        if not name or any(member.startswith(name.rstrip('/') + '/') for member in self.members): return Entry(name, path, 'dir')
+        if not name or any(member.startswith(name.rstrip('/') + '/') for member in self.members):
+            return Entry(name, path, 'dir')
         raise FileNotFoundError(errno.ENOENT, 'no such member', path)
 
     def tree(self):
         "{folder: entries} of all that is in it."
-        return _tree(f'{self.path}::', ((name, f'{self.path}::/{name}', member.n_bytes) for name, member in self.members.items()))
+        files = ((name, f'{self.path}::/{name}', member.n_bytes) for name, member in self.members.items())
+        return _tree(f'{self.path}::', files)
 
 # %% ../nbs/04_storage.ipynb #1a879381
 def _tree(root, files):
@@ -858,7 +919,8 @@ def _walk(path, source):
     members, headers, texts, left_out, problem = {}, {}, {}, [], ''
     for found, first, reason in (_walk_zip if path.lower().endswith('.zip') else _walk_tar)(source):
         if found is None:
-            if not members and not left_out and first == 0: raise StorageError(f'{path}: is no {path.rsplit(".", 1)[-1]} archive, or {reason}; get it again')
+            if not members and not left_out and first == 0:
+                raise StorageError(f'{path}: is no {path.rsplit(".", 1)[-1]} archive, or {reason}; get it again')
             problem = f'{reason} at byte {first:,}, {len(members):,} members before that can be read'
         elif reason: left_out.append((found, reason))
         else:
@@ -866,7 +928,8 @@ def _walk(path, source):
             suffix = os.path.splitext(found.name)[1].lower()
             if suffix in AUDIO: headers[found.name] = _header_in(path, source, found, first)
             elif suffix in _SIDECARS and found.n_bytes < 65536:
-                text = _unpack(source.read_at(found.offset, found.packed), found) if len(first) < found.n_bytes else first
+                text = first
+                if len(first) < found.n_bytes: text = _unpack(source.read_at(found.offset, found.packed), found)
                 key = sample_key(found.name)
                 texts.setdefault(key, {})[found.name[len(key):]] = text.decode('utf-8', 'replace')
     facts = {name: _facts_of(header, texts and texts.get(sample_key(name))) for name, header in headers.items()}
@@ -876,17 +939,19 @@ def _header_in(path, source, member, first):
     "`Header` of a clip in an archive, from its first bytes where they suffice."
     def read_at(offset, n):
         if offset + n <= len(first): return first[offset:offset + n]
-        if member.method == 0: return source.read_at(member.offset + offset, max(min(n, member.n_bytes - offset), 0))
+        if member.method == 0:
+            return source.read_at(member.offset + offset, max(min(n, member.n_bytes - offset), 0))
         return _unpack(source.read_at(member.offset, member.packed), member)[offset:offset + n]
     try: return parse_header(first[:44], member.n_bytes, read_at)[0]
-    except (ValueError, zlib.error, struct.error): return parse_header(b'', 0, read_at)[0]._replace(problem='damaged or cut short in the archive')
+    except (ValueError, zlib.error, struct.error):
+        return parse_header(b'', 0, read_at)[0]._replace(problem='damaged or cut short in the archive')
 
 # %% ../nbs/04_storage.ipynb #e481039e
 def _cache_file(path, source):
     "Where the table of an archive is kept."
     import platformdirs
     place = path if is_url(path) else os.path.abspath(path)
-    return platformdirs.user_cache_path('kwspot')/'archives'/f'{sha1(f"2 {place} {source.state}".encode("utf-8", "surrogateescape")).hexdigest()[:24]}.parquet'
+    return platformdirs.user_cache_path('kwspot')/'archives'/f'{_number(f"2 {place} {source.state}"):016x}.parquet'
 
 def _save(file, members, facts, left_out, problem):
     "Keep what was found in an archive; a cache that cannot be written is no failure."
@@ -895,7 +960,8 @@ def _save(file, members, facts, left_out, problem):
     told = pd.DataFrame([facts.get(name, none) for name in members], columns=list(Facts._fields))
     whole = pd.concat([table, told], axis=1)
     whole.attrs = {'left_out': [list(pair) for pair in left_out], 'problem': problem}
-    with suppress(CorpusError, OSError, UnicodeEncodeError, ValueError), atomic_write(file) as temporary: whole.to_parquet(temporary, index=False)
+    with suppress(CorpusError, OSError, UnicodeEncodeError, ValueError), atomic_write(file) as temporary:
+        whole.to_parquet(temporary, index=False)
 
 def _load(file):
     "The same from the cache, None where it is not there or damaged."
@@ -910,13 +976,14 @@ def _load(file):
 
 # %% ../nbs/04_storage.ipynb #2aeb415f
 _archives, _archives_lock = OrderedDict(), threading.Lock() # the latest, for this process
-_MOST_ARCHIVES, _CACHE_FROM = 32, 2000 # kept open; members from which on a local archive's table goes to the cache
+_MOST_ARCHIVES, _MOST_MEMBERS = 200, 500_000 # kept open, and members of them, some 600 bytes each
+_CACHE_FROM = 2000 # members from which on a local archive's table goes to the cache
 
 def _state_of(path):
     "What must be the same for an archive to be the same: asked of a disk each time, of a store only once."
     if is_url(path): return None
     try: state = os.stat(path)
-    except OSError as error: raise StorageError(f'{path}: {(error.strerror or str(error)).lower()}; give an archive, a folder or a URL') from None
+    except OSError as error: raise _not_there(path, error) from None
     if stat.S_ISDIR(state.st_mode): raise StorageError(f'{path}: is a folder, not an archive')
     return state.st_size, state.st_mtime_ns
 
@@ -925,9 +992,11 @@ def open_archive(
     *,
     fresh:bool=False, # ask the store whether it is still the same
 )->Archive:
-    "An archive, ready for reading. Walked once; the next process finds the table in the user's cache folder. `StorageError`."
+    """An archive, ready for reading. Walked once; the next process finds the table in the user's cache folder.
+    `StorageError`."""
     path = local_path(path)
-    if path.lower().endswith(_UNREADABLE): raise StorageError(f'{path}: cannot be read in place; pack it again as .tar')
+    if path.lower().endswith(_UNREADABLE):
+        raise StorageError(f'{path}: cannot be read in place; pack it again as .tar')
     key = path, os.getpid()
     with _archives_lock:
         state = _state_of(path)
@@ -943,7 +1012,10 @@ def open_archive(
                 kept = state, Archive(path, source, *found)
             _archives[key] = kept
         _archives.move_to_end(key)
-        while len(_archives) > _MOST_ARCHIVES: _archives.popitem(last=False)
+        n_members = sum(len(archive.members) for _, archive in _archives.values()) if kept[1].new else 0
+        kept[1].new = False
+        while len(_archives) > _MOST_ARCHIVES or (n_members > _MOST_MEMBERS and len(_archives) > 1):
+            n_members -= len(_archives.popitem(last=False)[1][1].members)
     return kept[1]
 
 # %% ../nbs/04_storage.ipynb #94bd9baf
@@ -956,16 +1028,19 @@ class Found(NamedTuple):
     merged: bool    # whether the folders are those of several archives
 
 def _sample_files(archive):
-    "(name with folders, path, n_bytes) of the files of an archive, and {path: Facts} of its clips; a word that is told is the folder."
+    """(name with folders, path, n_bytes) of the files of an archive, and {path: Facts} of its clips; a word that
+    is told is the folder."""
     files, facts, prefix = [], {}, f'{archive.path}::/'
     for name, member in archive.members.items():
         known = archive.facts.get(name)
         if known is None: files.append((name, prefix + name, member.n_bytes))
         else:
             facts[prefix + name] = known
-            files.append((f'{known.word}/{name.rpartition("/")[2]}' if known.word else name, prefix + name, member.n_bytes))
+            files.append((f'{known.word}/{name.rpartition("/")[2]}' if known.word else name, prefix + name,
+                          member.n_bytes))
     if any(known.word for known in facts.values()): # the texts beside the clips are no strangers
-        files = [file for file in files if file[1] in facts or not file[0].lower().endswith(_SIDECARS) or '/' not in file[0] and 'list' in file[0]]
+        files = [file for file in files if file[1] in facts or not file[0].lower().endswith(_SIDECARS)
+                 or '/' not in file[0] and 'list' in file[0]]
     return files, facts
 
 # %% ../nbs/04_storage.ipynb #d874c87a
@@ -986,12 +1061,15 @@ def _from_url(url):
     "`Found` for a folder in a store: of archives, or of clips."
     url = url.rstrip('/')
     entries = list_all(url)
-    if not any(entry.name.lower().endswith(AUDIO) for entry in entries) and any(map(is_archive, (entry.path for entry in entries))):
-        return _from_archives([entry.path for entry in entries if is_archive(entry.path)], url, True)
+    archives = [entry.path for entry in entries if is_archive(entry.path)]
+    if archives and not any(entry.name.lower().endswith(AUDIO) for entry in entries):
+        return _from_archives(archives, url, True)
     _remember(url, entries)
-    below = [entry for entry in entries if entry.path.startswith(url + '/') and not _NEVER_PARTS.search(entry.path[len(url) + 1:])]
+    below = [entry for entry in entries if entry.path.startswith(url + '/')
+             and not _NEVER_PARTS.search(entry.path[len(url) + 1:])]
     files = [(entry.path[len(url) + 1:], entry.path, entry.n_bytes) for entry in below]
-    return Found(url, _tree(url, files), _facts_from([entry for entry in below if entry.name.lower().endswith(AUDIO)]), [], False)
+    return Found(url, _tree(url, files), _facts_from([entry for entry in below
+                                                      if entry.name.lower().endswith(AUDIO)]), [], False)
 
 # %% ../nbs/04_storage.ipynb #c7200870
 class _Beyond(Exception):
@@ -1070,8 +1148,10 @@ def read_many(
             archive, member = split_path(path)
             archives.setdefault(archive, []).append(member)
         elif is_url(path): stores.setdefault('/'.join(path.split('/', 3)[:3]), []).append(path)
-    for archive, names in archives.items(): content.update(_read_members(open_archive(archive), names, f'{archive}::/'))
-    for some in stores.values(): content.update((path, one) for path, one in zip(some, read_ranges(some)) if one is not None)
+    for archive, names in archives.items():
+        content.update(_read_members(open_archive(archive), names, f'{archive}::/'))
+    for some in stores.values():
+        content.update((path, one) for path, one in zip(some, read_ranges(some)) if one is not None)
     return content
 
 @contextmanager
@@ -1099,9 +1179,13 @@ def _common_folder(paths):
     n = next((i for i, (one, other) in enumerate(zip(low, high)) if one != other), min(len(low), len(high)))
     return low[:n].rpartition('/')[0]
 
+
+
+# %% ../nbs/04_storage.ipynb #07332a0e
 def _object_states(paths, fresh):
     "(bytes, change) of objects in one store."
-    known = None if fresh else next((listing for folder, listing in _listings.items() if all(path.startswith(folder + '/') for path in paths)), None)
+    known = None if fresh else next((listing for folder, listing in _listings.items()
+                                     if all(path.startswith(folder + '/') for path in paths)), None)
     if known is None:
         folder = _common_folder(paths)
         try: _remember(folder, list_all(folder))
@@ -1148,12 +1232,14 @@ def member_places(
     archives = {}
     for row, path in enumerate(paths):
         archive, mark, member = path.partition('::/')
-        if mark and not is_url(archive) and is_archive(archive): archives.setdefault(archive, []).append((row, member))
+        if mark and not is_url(archive) and is_archive(archive):
+            archives.setdefault(archive, []).append((row, member))
     found = []
     for path, members in archives.items():
-        archive = open_archive(path)
-        if not archive.plain: continue
-        there = [(row, member) for row, name in members if (member := archive.members.get(name)) and member.method == 0]
+        opened = open_archive(path)
+        if not opened.plain: continue
+        there = [(row, member) for row, name in members if (member := opened.members.get(name))
+                 and member.method == 0]
         columns = np.array([(row, member.offset, member.n_bytes) for row, member in there], np.int64).reshape(-1, 3)
-        found.append(Places(archive, *columns.T.copy()))
+        found.append(Places(opened, *columns.T.copy()))
     return found
