@@ -4,29 +4,37 @@
 
 # %% auto #0
 __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_transform', 'reference_features', 'read_rows',
-           'n_cores', 'Packed', 'open_pack', 'pack', 'shuffled', 'batches', 'silence_clips']
+           'n_cores', 'Packed', 'open_pack', 'opened', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
-import errno, hashlib, io, json, math, os, shutil, struct, time, warnings, weakref
+import errno, hashlib, io, json, math, os, platform, shutil, struct, time, warnings, weakref
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 import numba
 import numpy as np
 import pandas as pd
 from numba import types
 from scipy import signal
-from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint, read_clip, read_header, track
+from .cluster import each_part
+from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint
+from .corpus import is_elsewhere, read_clip, read_header, track
 from .exploration import log_specgram
+from .storage import exists, fetched, file_states, is_url, join, member_places
 from .synth import KEYWORDS
 
 # %% ../nbs/30_preprocessing.ipynb #08a66f85
 def _check_mono(clip):
     clip = np.asarray(clip)
-    if clip.ndim != 1: raise ValueError(f'clip has shape {clip.shape}; one channel of shape (n_samples,) is needed: average the channels')
-    if clip.size == 0: raise ValueError('clip has no samples; padding it would make a silent clip that nobody recorded: leave it out')
+    if clip.ndim != 1:
+        raise ValueError(f'clip has shape {clip.shape}; one channel of shape (n_samples,) is needed: '
+                         'average the channels')
+    if clip.size == 0:
+        raise ValueError('clip has no samples; padding it would make a silent clip that nobody recorded: '
+                         'leave it out')
     return clip
 
 def pad_audio(
@@ -35,7 +43,8 @@ def pad_audio(
     n_samples:int=16000, # length wanted
     reference:bool=False, # zeros in front only, as the reference notebook does
 )->np.ndarray: # (n_samples,) or longer, of the clip's type
-    "A short clip with zeros on both sides, the odd one behind; a clip of `n_samples` or more as it is. `ValueError` if empty or not mono."
+    """A short clip with zeros on both sides, the odd one behind; a clip of `n_samples` or more as it is.
+    `ValueError` if empty or not mono."""
     clip = _check_mono(clip)
     missing = max(n_samples - clip.size, 0)
     front = missing if reference else missing // 2
@@ -43,7 +52,8 @@ def pad_audio(
 
 # %% ../nbs/30_preprocessing.ipynb #06e35c67
 def _loudest_start(clip, n_samples):
-    "First sample of the middle one of the windows that hold at least 99 % of the energy of the loudest; the mean is no energy."
+    """First sample of the middle one of the windows that hold at least 99 % of the energy of the loudest;
+    the mean is no energy."""
     steps = np.cumsum((clip.astype(np.float64) - clip.mean())**2)
     energy = steps[n_samples - 1:] - np.concatenate([[0], steps[:-n_samples]])
     loudest = int(energy.argmax())
@@ -58,8 +68,8 @@ def chop_audio(
     clip:np.ndarray, # (n,) mono, int16 or float
     *,
     n_samples:int=16000, # length wanted
-    reference:bool=False, # a window anywhere, as the reference notebook does; fails for a clip of exactly `n_samples` or less
-    seed:int|np.random.RandomState|None=None, # of the reference's crop; None draws from NumPy's global state, as the reference does
+    reference:bool=False, # a window anywhere, as the reference notebook does; not for a clip of `n_samples` or less
+    seed:int|np.random.RandomState|None=None, # of the reference's crop; None: NumPy's global state, as there
 )->np.ndarray: # (n_samples,) or shorter, of the clip's type
     "The window of a long clip that holds the word: the most energetic one. A clip of `n_samples` or less as it is."
     clip = _check_mono(clip)
@@ -68,9 +78,11 @@ def chop_audio(
         start = _loudest_start(clip, n_samples)
     else:
         if clip.size <= n_samples:
-            raise ValueError(f'clip of {clip.size} samples: the reference draws a start below {clip.size - n_samples}, and there is none; '
+            raise ValueError(f'clip of {clip.size} samples: the reference draws a start below '
+                             f'{clip.size - n_samples}, and there is none; '
                              'crop only longer clips, or leave out reference=True')
-        source = np.random if seed is None else seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
+        if isinstance(seed, (int, np.integer)): seed = np.random.RandomState(seed)
+        source: Any = seed or np.random
         start = source.randint(0, clip.size - n_samples)
     return clip[start:start + n_samples]
 
@@ -82,7 +94,7 @@ def downsample(
     new_rate:int=8000, # wanted, in Hz
     reference:bool=False, # the Fourier method on the raw values, as the reference notebook does; float64
 )->np.ndarray: # (ceil(n * new_rate / sample_rate),) of the clip's type; reference: float64, length rounded down
-    "A clip at a lower rate, by a polyphase filter (`scipy.signal.resample_poly`). `ValueError` if the new rate is not lower."
+    "A clip at a lower rate, by a polyphase filter (`scipy.signal.resample_poly`); `ValueError` for a higher one."
     clip = _check_mono(clip)
     if not 0 < new_rate <= sample_rate:
         raise ValueError(f'new_rate {new_rate} Hz must be above 0 and at most sample_rate {sample_rate} Hz')
@@ -111,7 +123,8 @@ class Task:
     def label(self,
         word:str, # a folder of a corpus
     )->str|None: # None where the task has no class for it
-        "The class of a word; noise recordings, and a folder named silence or, as in the official test archives, _silence_, are silence."
+        """The class of a word; noise recordings, and a folder named silence or, as in the official test archives,
+        _silence_, are silence."""
         if word in self.words: return word
         if word in (NOISE, 'silence', '_silence_') and self.silence: return 'silence'
         return 'unknown' if self.unknown and word != NOISE else None
@@ -121,25 +134,28 @@ def _task(spec, words):
     "`Task` of a specification for a corpus of these words, unchecked."
     if spec == 'words': return Task(spec, tuple(words))
     named = sorted(KEYWORDS if spec == 'kaggle12' else {word.strip() for word in spec.split(',') if word.strip()})
-    return Task(spec, tuple(word for word in named if word not in ('unknown', 'silence')), unknown=True, silence=True)
+    words = tuple(word for word in named if word not in ('unknown', 'silence'))
+    return Task(spec, words, unknown=True, silence=True)
 
 def make_task(
     spec:str, # 'words', 'kaggle12', or words with commas between them
     index:pd.DataFrame, # of the corpus: `word`, and `n_samples` to leave unreadable clips out
 )->Task:
-    "The task of that name for a corpus. `CorpusError` where the corpus has one word only, or lacks one that is asked for."
+    "The task of that name for a corpus. `CorpusError` where the corpus has one word only, or lacks one of them."
     usable = index[index['n_samples'] > 0] if 'n_samples' in index else index
     words = sorted(set(usable['word']) - {NOISE})
     if len(words) < 2:
-        raise CorpusError(f'words with readable clips: {", ".join(words) or "none"}; a task needs two or more: add a word folder')
+        raise CorpusError(f'words with readable clips: {", ".join(words) or "none"}; a task needs two or more: '
+                          'add a word folder')
     task = _task(spec, words)
     lacking = [word for word in task.words if word not in words]
     if lacking:
         raise CorpusError(f'task {spec!r}: the corpus has no {", ".join(lacking)}; name some of its words instead '
                           f'({", ".join(words[:40])}{", ..." if len(words) > 40 else ""}) or use the task words')
-    if not task.words: raise CorpusError(f'task {spec!r} names no word; give words, kaggle12, or a list like yes,no,stop')
-    if task.unknown and len(words) == len(task.words): return Task(spec, task.words, unknown=False, silence=task.silence)
-    return task
+    if not task.words:
+        raise CorpusError(f'task {spec!r} names no word; give words, kaggle12, or a list like yes,no,stop')
+    others = len(words) > len(task.words)
+    return Task(spec, task.words, unknown=task.unknown and others, silence=task.silence)
 
 # %% ../nbs/30_preprocessing.ipynb #a2812c8e
 def label_transform(
@@ -170,7 +186,7 @@ def reference_features(
     seed:int|None=None, # of the random crops of long clips; None: NumPy's global state, as the reference
     progress:bool|None=None, # None: only on a terminal
 )->np.ndarray: # (n, 99, 81, 1) float32; a read-only memory map if `out` is given
-    "The reference notebook's feature array. Raises `ClipError` for a clip that cannot be read; then no file is left."
+    "The reference notebook's feature array. `ClipError` for a clip that cannot be read; then no file is left."
     paths = list(clips['path'] if isinstance(clips, pd.DataFrame) else clips)
     source = None if seed is None else np.random.RandomState(seed)
     shape = (len(paths), 99, 81, 1)
@@ -196,7 +212,8 @@ if os.name == 'posix':
 
     @numba.njit(nogil=True, cache='__file__' in globals())
     def _read_files(names, starts, heads, rows, n_read):
-        "The first 44 bytes of files into `heads`, what follows into `rows`, as far as they reach; the bytes that were read, -1 for none."
+        """The first 44 bytes of files into `heads`, what follows into `rows`, as far as they reach;
+        the bytes that were read, -1 for none."""
         for i in range(starts.size):
             handle = _open(names[starts[i]:].ctypes, _FLAGS)
             n_read[i] = -1 if handle < 0 else _read(handle, heads[i].ctypes, heads.shape[1])
@@ -205,13 +222,31 @@ if os.name == 'posix':
 else:
     def _read_files(names, starts, heads, rows, n_read): n_read[:] = -1
 
+# %% ../nbs/30_preprocessing.ipynb #f65eff22
+if os.name == 'posix':
+    _pread = types.ExternalFunction('pread', types.intp(types.int32, types.voidptr, types.uintp, types.int64))
 
+    @numba.njit(nogil=True, cache='__file__' in globals())
+    def _read_members(handle, members, offsets, n_bytes, heads, rows, n_read):
+        "`_read_files` for members of one open archive: their numbers among the rows, places and lengths."
+        for k in range(members.size):
+            i, n_head = members[k], heads.shape[1]
+            n_read[i] = _pread(handle, heads[i].ctypes, min(n_head, n_bytes[k]), offsets[k])
+            if n_read[i] == n_head:
+                n_rest = min(2 * rows.shape[1], n_bytes[k] - n_head)
+                n_read[i] += max(_pread(handle, rows[i].ctypes, n_rest, offsets[k] + n_head), 0)
+else:
+    def _read_members(handle, members, offsets, n_bytes, heads, rows, n_read): pass
+
+# %% ../nbs/30_preprocessing.ipynb #784dabca
 def _read_canonical(paths, rows, header, reference):
-    "Canonical files read into rows, padded as `pad_audio` does it; the samples of each, 0 where a file needs the slow road."
+    "Canonical files read into rows, padded as `pad_audio` does; the samples of each, 0 for the slow road."
     names = [os.fsencode(path) + b'\0' for path in paths]
     heads, n_read = np.zeros((len(names), 44), np.uint8), np.empty(len(names), np.int64)
     starts = np.cumsum([0, *map(len, names[:-1])])
     _read_files(np.frombuffer(b''.join(names), np.uint8), starts, heads, rows, n_read)
+    for place in member_places(paths):
+        _read_members(place.archive.source.handle, place.rows, place.offsets, place.n_bytes, heads, rows, n_read)
     n = heads[:, 40:].copy().view('<u4')[:, 0].astype(np.int64) // 2
     known = np.frombuffer(b'RIFF' + header, np.uint8)
     n[(heads[:, [*range(4), *range(8, 40)]] != known).any(1) | (n > rows.shape[1]) | (n_read < 44 + 2 * n)] = 0
@@ -232,10 +267,12 @@ def _read_slowly(path, row, sample_rate, reference):
     return header.n_samples
 
 def _fill_row(path, row, n, n_expected, sample_rate, reference):
-    "What is wrong with a file of which `n` samples are in the row, '' for nothing; the slow road where `n` is 0. An unsound row is zeros."
+    """What is wrong with a file of which `n` samples are in the row, '' for nothing; the slow road where `n` is 0.
+    An unsound row is zeros."""
     try:
         n = n or _read_slowly(path, row, sample_rate, reference)
-        problem = '' if n_expected in (n, None) else f'changed since it was indexed: {n} samples, the index says {n_expected}'
+        sound = n_expected in (n, None)
+        problem = '' if sound else f'changed since it was indexed: {n} samples, the index says {n_expected}'
     except OSError as error: problem = (error.strerror or str(error)).lower()
     except ClipError as error: problem = str(error).removeprefix(f'{path}: ')
     if problem: row[:] = 0
@@ -253,7 +290,8 @@ def read_rows(
     "Fill each row with `pad_audio(chop_audio(read_clip(path)))`, fast where files are plain."
     lengths = _read_canonical(paths, rows, _header_of(sample_rate), reference)
     wanted = [None] * len(paths) if expected is None else expected
-    return [_fill_row(*clip, sample_rate, reference) for clip in zip(paths, rows, lengths, wanted)]
+    with fetched([path for path, n in zip(paths, lengths) if not n]): # of what lies elsewhere, all at once
+        return [_fill_row(*clip, sample_rate, reference) for clip in zip(paths, rows, lengths, wanted)]
 
 # %% ../nbs/30_preprocessing.ipynb #3e94ce04
 def _state(path):
@@ -262,14 +300,20 @@ def _state(path):
     except OSError: return -1, -1
     return stat.st_size, stat.st_mtime_ns
 
+def _states(paths):
+    "`_state` of each path; of what lies elsewhere, all at once."
+    far = [path for path in paths if is_elsewhere(path)]
+    known = file_states(far) if far else {}
+    return [known.get(path) or _state(path) for path in paths]
+
 def _fill_rows(paths, rows, sample_rate, expected):
     "Put files into rows; of each (bytes, time of change) before it was read, and what is wrong with it."
-    states = [_state(path) for path in paths]
+    states = _states(paths)
     problems = read_rows(paths, rows, sample_rate=sample_rate, expected=expected)
     return [(*state, problem) for state, problem in zip(states, problems)]
 
 # %% ../nbs/30_preprocessing.ipynb #89fa30d4
-_BLOCK, _BUFFER = 512, 32 # rows of one piece of work; rows written at once, 1 MB of one-second clips
+_BLOCK, _BUFFER = 2048, 32 # most rows of one piece of work; rows written at once, 1 MB of one-second clips
 
 def _npy_header(shape):
     "The first bytes of a .npy file of 16-bit samples."
@@ -277,53 +321,73 @@ def _npy_header(shape):
     np.lib.format.write_array_header_1_0(header, {'descr': '<i2', 'fortran_order': False, 'shape': shape})
     return header.getvalue()
 
-def _fill_buffer(first, paths, expected, known, old, rows, sample_rate):
-    "Rows from number `first` on, from recordings or, where `known`, from the older pack; `_fill_rows`' facts."
-    if not known: return _fill_rows(paths, rows, sample_rate, expected)
+def _fill_buffer(paths, expected, known, older, rows, sample_rate):
+    "Rows from recordings or, where `known` says from which row, from the older pack; `_fill_rows`' facts."
+    if not any(known): return _fill_rows(paths, rows, sample_rate, expected)
     facts = []
-    for number, (path, n_expected) in enumerate(zip(paths, expected)):
-        was, row = known.get(first + number), rows[number:number + 1]
-        if was: old.read([was[0]], out=row)
-        facts += [(*was[1:], '')] if was else _fill_rows([path], row, sample_rate, [n_expected])
-    return facts
-
-def _fill_block(start, clips, known, old, path, sample_rate, n_samples):
-    "Rows `start` to `start + _BLOCK` of the file at `path`; what `_fill_buffer` says of them."
-    facts, offset = [], len(_npy_header((len(clips), n_samples)))
-    paths, expected = (clips[column].iloc[start:start + _BLOCK].tolist() for column in ('path', 'n_samples'))
-    rows = np.empty((_BUFFER, n_samples), '<i2')
-    with open(path, 'r+b') as file:
-        file.seek(offset + start * rows[0].nbytes)
-        for at in range(0, len(paths), _BUFFER):
-            part = slice(at, min(at + _BUFFER, len(paths)))
-            some = rows[:part.stop - at]
-            facts += _fill_buffer(start + at, paths[part], expected[part], known, old, some, sample_rate)
-            file.write(some.data)
+    for path, n_expected, was, row in zip(paths, expected, known, rows):
+        if was: row[:] = older[was[0]]
+        facts += [(*was[1:], '')] if was else _fill_rows([path], row[None], sample_rate, [n_expected])
     return facts
 
 # %% ../nbs/30_preprocessing.ipynb #cf287724
+class _Block(NamedTuple):
+    "Some rows of the audio file, and all that is needed to fill them."
+    start: int     # number of the first row
+    paths: list    # of recordings
+    expected: list # samples that the index says each has
+    known: list    # (row of the older pack, bytes, time of change) or None, of each; empty: none is known
+
+def _blocks(clips, known):
+    "All rows in blocks: a few for each worker, and not so many that one would be long."
+    size = min(_BLOCK, -(-len(clips) // 16))
+    for start in range(0, len(clips), size):
+        paths, expected = (clips[column].iloc[start:start + size].tolist() for column in ('path', 'n_samples'))
+        yield _Block(start, paths, expected, [known.get(start + row) for row in range(len(paths))] if known else [])
+
+def _fill_block(block, *, path, offset, old, folder, sample_rate, n_samples):
+    "Fill rows of the file at `path`; what `_fill_buffer` says of them. The same here and on workers."
+    facts, known, rows = [], block.known or [None] * len(block.paths), np.empty((_BUFFER, n_samples), '<i2')
+    older = np.load(old, mmap_mode='r', allow_pickle=False) if any(known) else None
+    try: file = open(path, 'r+b')
+    except FileNotFoundError: raise _not_shared(Path(path).parent) from None
+    with file:
+        file.seek(offset + 2 * block.start * n_samples)
+        for at in range(0, len(known), _BUFFER):
+            part = slice(at, min(at + _BUFFER, len(known)))
+            some = rows[:part.stop - at]
+            facts += _fill_buffer(block.paths[part], block.expected[part], known[part], older, some, sample_rate)
+            file.write(some.data)
+    if folder and any(n_bytes < 0 for n_bytes, _, _ in facts) and not (is_url(folder) or os.path.exists(folder)):
+        raise _not_shared(folder)
+    return facts
+
+def _not_shared(folder):
+    return CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared '
+                       'with the workers')
+
+# %% ../nbs/30_preprocessing.ipynb #67a0b651
 def n_cores()->int: # 1 or more
     "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-def _write_audio(clips, known, old, path, sample_rate, n_samples, n_workers, progress):
-    "Write all clips to the file at `path`; a table of what `_fill_rows` found, a row a clip."
+def _write_audio(clips, known, old, path, sample_rate, n_samples, **how):
+    "Write all clips to the file at `path`; a table of what `_fill_rows` found. `how` is for `each_part`."
     columns = ['bytes', 'changed_ns', 'problem']
     if old is not None and [was[0] for was in known.values()] == list(range(len(clips))) == list(range(len(old))):
-        with suppress(OSError): # nothing new to read: one more name for the same audio, where the file system has that
+        with suppress(OSError): # nothing new to read: one more name for the same audio, where the disk has that
             os.link(old.folder/'audio.npy', path)
             return pd.DataFrame([(*was[1:], '') for was in known.values()], columns=columns)
+    header = _npy_header((len(clips), n_samples))
     with open(path, 'wb') as file:
-        header = _npy_header((len(clips), n_samples))
         file.write(header)
         file.truncate(len(header) + 2 * n_samples * len(clips))
-    starts = range(0, len(clips), _BLOCK)
-    executor = ThreadPoolExecutor(n_workers or n_cores())
-    try:
-        done = executor.map(lambda start: _fill_block(start, clips, known, old, path, sample_rate, n_samples), starts)
-        facts = [fact for block in track(done, total=len(starts), label='packing', show=progress) for fact in block]
-    finally: executor.shutdown(cancel_futures=True) # after an error or Ctrl-C nobody needs the other blocks
-    return pd.DataFrame(facts, columns=columns)
+    blocks = [*_blocks(clips, known)]
+    older = str(old.folder/'audio.npy') if old else None
+    fill = partial(_fill_block, path=str(path), offset=len(header), old=older,
+                   folder=clips.attrs.get('folder'), sample_rate=sample_rate, n_samples=n_samples)
+    tables = [pd.DataFrame(facts, columns=columns) for facts in each_part(fill, blocks, label='packing', **how)]
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/30_preprocessing.ipynb #f1446de2
 def _write_noise(recordings, path, sample_rate):
@@ -339,8 +403,9 @@ def _write_noise(recordings, path, sample_rate):
             table.append((source, split, start, clip.size, problem))
             start += clip.size
         file.seek(0)
-        file.write(_npy_header((start,))) # NumPy pads the header, so that its length does not depend on the number in it
-    return pd.DataFrame(table, columns=['path', 'split', 'start', 'n_samples', 'problem']).astype({'start': 'int64', 'n_samples': 'int64'})
+        file.write(_npy_header((start,))) # NumPy pads the header: its length does not depend on the number in it
+    table = pd.DataFrame(table, columns=['path', 'split', 'start', 'n_samples', 'problem'])
+    return table.astype({'start': 'int64', 'n_samples': 'int64'})
 
 # %% ../nbs/30_preprocessing.ipynb #beec2458
 class _Open:
@@ -349,12 +414,19 @@ class _Open:
         self.number = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
         weakref.finalize(self, os.close, self.number)
 
+def _read_rows_of(file, audio, rows, out):
+    "Rows of an open .npy file, that `audio` maps, into `out`; False where the file ends too soon."
+    n_bytes = audio[0].nbytes
+    for place in np.argsort(rows):
+        if os.preadv(file.number, [out[place]], audio.offset + int(rows[place]) * n_bytes) != n_bytes: return False
+    return True
 
+# %% ../nbs/30_preprocessing.ipynb #bf76b285
 @dataclass(frozen=True, eq=False)
 class Packed:
     "A packed corpus, opened for reading."
     folder: Path              # where it lies
-    audio: np.ndarray         # (n_clips, n_samples) int16, read-only memory map; the word clips
+    audio: Any                # (n_clips, n_samples) int16, read-only memory map; the word clips
     clips: pd.DataFrame       # a row a clip, in the order of `audio`: the index, `problem`, `ok`
     noise: np.ndarray         # (n,) int16, read-only memory map; all noise recordings end to end
     noise_table: pd.DataFrame # a row a noise recording: path, split, start, n_samples, problem
@@ -378,21 +450,18 @@ class Packed:
         return np.flatnonzero(chosen)
 
     def read(self,
-        rows:Sequence[int], # numbers of rows, in any order
+        rows:Sequence[int]|np.ndarray, # numbers of rows, in any order
         *,
         out:np.ndarray|None=None, # (n, n_samples) int16 to fill, C-contiguous
     )->np.ndarray: # (n, n_samples) int16
-        "Some clips, from the file and not through the memory map, so that resident memory does not grow with the corpus."
+        "Some clips, from the file and not through the memory map, so that memory does not grow with the corpus."
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio):
             raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
         if out is None: out = np.empty((rows.size, self.n_samples), '<i2')
         if not hasattr(os, 'preadv'): np.take(self.audio, rows, axis=0, out=out)
-        else:
-            n_bytes = 2 * self.n_samples
-            for place in np.argsort(rows):
-                if os.preadv(self._file.number, [out[place]], self.audio.offset + int(rows[place]) * n_bytes) != n_bytes:
-                    raise CorpusError(f'{self.folder / "audio.npy"}: cut short while it was read; pack the corpus again')
+        elif not _read_rows_of(self._file, self.audio, rows, out):
+            raise CorpusError(f'{self.folder / "audio.npy"}: cut short while it was read; pack the corpus again')
         return out
 
 # %% ../nbs/30_preprocessing.ipynb #3c80c784
@@ -404,9 +473,12 @@ def _about(folder):
     try: about = json.loads((folder/'pack.json').read_text(encoding='utf-8'))
     except (FileNotFoundError, NotADirectoryError):
         raise CorpusError(f'{folder}: no packed corpus; make one with preprocessing.pack') from None
-    except (OSError, ValueError): raise CorpusError(f'{folder / "pack.json"}: cannot be read; pack the corpus again') from None
+    except (OSError, ValueError):
+        raise CorpusError(f'{folder / "pack.json"}: cannot be read; pack the corpus again') from None
     found = about.get('format') if isinstance(about, dict) else None
-    if found != _FORMAT: raise CorpusError(f'{folder}: packed in format {found}, this kwspot reads format {_FORMAT}; pack the corpus again')
+    if found != _FORMAT:
+        raise CorpusError(f'{folder}: packed in format {found}, this kwspot reads format {_FORMAT}; '
+                          'pack the corpus again')
     return about
 
 def _digest(path):
@@ -416,25 +488,38 @@ def _check_file(path, size, digest):
     "`CorpusError` unless the file is as it was packed."
     there = path.stat().st_size if path.is_file() else -1
     if there != size:
-        wrong = f'cut short to {there:,} of {size:,} bytes' if there < size else f'{there:,} bytes where {size:,} were packed'
-        raise CorpusError(f'{path}: {wrong if there >= 0 else "missing"}; pack the corpus again')
+        wrong = ('missing' if there < 0 else f'cut short to {there:,} of {size:,} bytes' if there < size else
+                 f'{there:,} bytes where {size:,} were packed')
+        raise CorpusError(f'{path}: {wrong}; pack the corpus again')
     if digest and _digest(path) != digest:
         raise CorpusError(f'{path}: is not the table that was packed with audio.npy; pack the corpus again')
 
 # %% ../nbs/30_preprocessing.ipynb #32d76d16
 def open_pack(
-    folder:str|os.PathLike, # made by `pack`
+    folder:str|os.PathLike, # made by `pack`, or by `shards.pack_shards`
 )->Packed:
     "Open a packed corpus. Raises `CorpusError` if it is missing, damaged or of another format."
+    if is_url(folder) or exists(join(folder, 'shards.json')):
+        from kwspot.shards import open_shards
+        return open_shards(folder)
     folder = Path(folder)
     about = _about(folder)
     for name in _FILES: _check_file(folder/name, about['sizes'][name], about['sha256'].get(name))
     audio, noise = (np.load(folder/name, mmap_mode='r', allow_pickle=False) for name in ('audio.npy', 'noise.npy'))
     clips, noise_table = (pd.read_parquet(folder/name) for name in ('clips.parquet', 'noise.parquet'))
     if audio.shape != (len(clips), about['n_samples']):
-        raise CorpusError(f'{folder}: audio.npy holds {audio.shape} samples, clips.parquet {len(clips)} rows; pack the corpus again')
+        raise CorpusError(f'{folder}: audio.npy holds {audio.shape} samples, clips.parquet {len(clips)} rows; '
+                          'pack the corpus again')
     return Packed(folder, audio, clips.drop(columns=['bytes', 'changed_ns']), noise, noise_table,
                   about['sample_rate'], about['n_samples'], about['fingerprint'], _Open(folder/'audio.npy'))
+
+def opened(
+    corpus:object, # a folder, or anything else that names a corpus
+)->object: # `Packed` where the folder holds a pack or shards; everything else as it is
+    "A packed corpus by the name of its folder."
+    if not isinstance(corpus, (str, os.PathLike)): return corpus
+    packed = any(exists(join(corpus, name)) for name in ('pack.json', 'shards.json'))
+    return open_pack(corpus) if packed else corpus
 
 # %% ../nbs/30_preprocessing.ipynb #6bb71c54
 def _try_lock(file):
@@ -443,9 +528,10 @@ def _try_lock(file):
         try: import fcntl
         except ImportError: # Windows
             import msvcrt
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error: return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK) # a file system without locks: go on
+    except OSError as error: # anything else: a file system without locks, go on
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
     return True
 
 def _is_at(file, path):
@@ -472,8 +558,8 @@ def _only_one(folder):
 def _explain(error, folder, n_bytes):
     "One line for what the system said while a pack of `n_bytes` was written."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (f'{folder}: the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, twice that where it takes '
-                "an older one's place: make room or choose another folder")
+        return (f'{folder}: the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, '
+                "twice that where it takes an older one's place: make room or choose another folder")
     return f'{folder}: cannot be written ({(error.strerror or str(error)).lower()}); choose another folder'
 
 @contextmanager
@@ -505,35 +591,45 @@ def _older(folder, sample_rate, n_samples):
     return packed if (packed.sample_rate, packed.n_samples) == (sample_rate, n_samples) else None
 
 def _names(clips):
-    return [f'{word}/{os.path.basename(path)}' for word, path in zip(clips['word'].tolist(), clips['path'].tolist())]
+    words, paths = clips['word'].tolist(), clips['path'].tolist()
+    return [f'{word}/{os.path.basename(path)}' for word, path in zip(words, paths)]
 
 def _known_rows(clips, old):
     "{row: (row of the older pack, bytes, time of change)} of the clips that have not changed since."
     stored = pd.read_parquet(old.folder/'clips.parquet')
     where = {name: place for place, name in enumerate(_names(stored)) if stored['ok'].iat[place]}
     sizes, times, lengths = (stored[column].to_numpy() for column in ('bytes', 'changed_ns', 'n_samples'))
-    known = {}
-    for row, (name, path, n_samples) in enumerate(zip(_names(clips), clips['path'], clips['n_samples'])):
-        was = where.get(name, -1)
-        if was < 0 or lengths[was] != n_samples: continue
-        with suppress(OSError):
-            stat = os.stat(path)
-            if (stat.st_size, stat.st_mtime_ns) == (sizes[was], times[was]): known[row] = (was, int(sizes[was]), int(times[was]))
-    return known
+    then = [where.get(name, -1) for name in _names(clips)]
+    same = [row for row, (was, n) in enumerate(zip(then, clips['n_samples'])) if was >= 0 and lengths[was] == n]
+    states = zip(same, _states(clips['path'].iloc[same].tolist()))
+    return {row: (then[row], *state) for row, state in states if state == (sizes[then[row]], times[then[row]])}
 
 # %% ../nbs/30_preprocessing.ipynb #1d520380
+def _parted(index):
+    "Clips and noise recordings of an index, without what an earlier pack said of them."
+    lacking = [column for column in _COLUMNS if column not in index]
+    if lacking: raise CorpusError(f'the index lacks the columns {", ".join(lacking)}; make it with corpus.index')
+    index = index.drop(columns=['problem', 'ok', 'bytes', 'changed_ns', 'crc32'], errors='ignore')
+    clips, noise = (index[mask].reset_index(drop=True) for mask in (index['word'] != NOISE, index['word'] == NOISE))
+    clips.attrs = {'folder': str(index.attrs.get('folder', ''))}
+    if clips.empty: raise CorpusError('the index has no word clips; index a folder of word folders')
+    return clips, noise
+
 def _is_current(old, clips, noise, mark):
     "Is the older pack that of this very index?"
-    return (old is not None and old.fingerprint == mark and old.clips.drop(columns=['problem', 'ok']).equals(clips)
-            and old.noise_table['path'].tolist() == noise['path'].tolist() and old.noise_table['split'].tolist() == noise['split'].tolist())
+    if old is None or old.fingerprint != mark: return False
+    if not old.clips.drop(columns=['problem', 'ok']).equals(clips): return False
+    return all(old.noise_table[column].tolist() == noise[column].tolist() for column in ('path', 'split'))
 
-def _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, n_workers, progress):
+def _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, **how):
     "Write all files of a pack into the folder `new`; the clips that cannot be used."
     known = {} if old is None else _known_rows(clips, old)
-    facts = _write_audio(clips, known, old, new/'audio.npy', sample_rate, n_samples, n_workers, progress)
-    stored = clips.assign(problem=facts['problem'], ok=facts['problem'] == '', bytes=facts['bytes'], changed_ns=facts['changed_ns'])
+    facts = _write_audio(clips, known, old, new/'audio.npy', sample_rate, n_samples, **how)
+    stored = clips.assign(problem=facts['problem'], ok=facts['problem'] == '', bytes=facts['bytes'],
+                          changed_ns=facts['changed_ns'])
     bad = stored[~stored['ok']]
-    if len(bad) == len(stored): raise CorpusError(f'none of {len(stored)} clips can be used; {bad["path"].iat[0]}: {bad["problem"].iat[0]}')
+    if len(bad) == len(stored):
+        raise CorpusError(f'none of {len(stored)} clips can be used; {bad["path"].iat[0]}: {bad["problem"].iat[0]}')
     stored.to_parquet(new/'clips.parquet')
     _write_noise(noise, new/'noise.npy', sample_rate).to_parquet(new/'noise.parquet')
     about = {'format': _FORMAT, 'sample_rate': sample_rate, 'n_samples': n_samples, 'fingerprint': mark,
@@ -552,25 +648,25 @@ def pack(
     n_samples:int=16000, # samples a clip; shorter ones are padded, longer ones cropped
     n_workers:int|None=None, # threads; None: one a core
     progress:bool|None=None, # None: only on a terminal
+    cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->Packed:
-    "Store every clip of an index once; at once if that is done and the corpus unchanged. Raises `CorpusError`, warns of clips left out."
-    lacking = [column for column in _COLUMNS if column not in index]
-    if lacking: raise CorpusError(f'the index lacks the columns {", ".join(lacking)}; make it with corpus.index')
+    """Store every clip of an index once; at once if that is done and the corpus unchanged. Raises `CorpusError`,
+    warns of clips left out."""
     folder = Path(os.path.abspath(os.path.expanduser(folder)))
-    index = index.drop(columns=['problem', 'ok', 'bytes', 'changed_ns'], errors='ignore')
-    clips, noise = (index[mask].reset_index(drop=True) for mask in (index['word'] != NOISE, index['word'] == NOISE))
-    clips.attrs = {'folder': str(index.attrs.get('folder', ''))}
-    if clips.empty: raise CorpusError('the index has no word clips; index a folder of word folders')
+    clips, noise = _parted(index)
     mark = fingerprint(index) # taken before reading: a clip that changes from now on is noticed by the next pack
     if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_one(folder):
             if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
-            with _whole(folder) as new: bad = _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, n_workers, progress)
+            with _whole(folder) as new:
+                bad = _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, n_workers=n_workers,
+                                  show=progress, cluster=cluster)
     except OSError as error: raise CorpusError(_explain(error, folder, 2 * n_samples * len(clips))) from None
     if len(bad):
-        warnings.warn(f'{len(bad)} of {len(clips)} clips cannot be used, the first: {bad["path"].iat[0]}: {bad["problem"].iat[0]}; '
+        first = f'{bad["path"].iat[0]}: {bad["problem"].iat[0]}'
+        warnings.warn(f'{len(bad)} of {len(clips)} clips cannot be used, the first: {first}; '
                       'the table clips of the pack has the reason of each', CorpusWarning, stacklevel=2)
     return open_pack(folder)
 
@@ -606,12 +702,13 @@ def _noise_windows(packed, recordings, n, rng):
     windows = np.empty((n, packed.n_samples))
     for window, which, place in zip(windows, rng.integers(len(starts), size=n), rng.random(n)):
         first = int(place * max(lengths[which] - packed.n_samples + 1, 1))
-        recording = packed.noise[starts[which] + first:starts[which] + min(first + packed.n_samples, lengths[which])]
-        window[:] = np.resize(recording, packed.n_samples)
+        last = min(first + packed.n_samples, lengths[which])
+        window[:] = np.resize(packed.noise[starts[which] + first:starts[which] + last], packed.n_samples)
     return windows
 
 def _made_noise(packed, n, rng):
-    "(n, n_samples) float64: noise of -20 dB below full scale whose power falls with frequency to the power of 0 (white) to 2 (brown)."
+    """(n, n_samples) float64: noise of -20 dB below full scale whose power falls with frequency to the power of
+    0 (white) to 2 (brown)."""
     spectrum = np.fft.rfft(rng.standard_normal((n, packed.n_samples)))
     frequencies = np.arange(1, spectrum.shape[1] + 1)
     noise = np.fft.irfft(spectrum * frequencies**(-rng.uniform(0, 1, (n, 1))), packed.n_samples)
@@ -627,20 +724,22 @@ def silence_clips(
     quietest_db:float=-40, # lowest gain, in dB
     zeros_share:float=0.05, # share of clips without any sound
 )->np.ndarray: # (n, n_samples) int16
-    "Clips without a word: windows of noise at many levels, and zeros. Where the split has no recordings the noise is made, with a warning."
+    """Clips without a word: windows of noise at many levels, and zeros. Where the split has no recordings the noise
+    is made, with a warning."""
     splits = ('train', 'valid', 'test', 'all')
     if split not in splits: raise ValueError(f'split {split!r} is none of {", ".join(splits)}')
     rng = np.random.default_rng([seed, splits.index(split)])
     usable = packed.noise_table[packed.noise_table['n_samples'] > 0]
     recordings = usable if split == 'all' else usable[usable['split'] == split]
     if recordings.empty:
-        warnings.warn(f'{packed.folder}: no noise recordings for {split}; silence is made of generated noise and zeros',
-                      CorpusWarning, stacklevel=2)
+        warnings.warn(f'{packed.folder}: no noise recordings for {split}; silence is made of generated noise and '
+                      'zeros', CorpusWarning, stacklevel=2)
     gains = 10**(rng.uniform(quietest_db, 0, n) / 20) * (rng.random(n) >= zeros_share)
     clips = np.empty((n, packed.n_samples), np.int16)
     for start in range(0, n, 256): # float64 is four times as large: a few at a time
         part = slice(start, min(start + 256, n))
         n_part = part.stop - start
-        noise = _made_noise(packed, n_part, rng) if recordings.empty else _noise_windows(packed, recordings, n_part, rng)
+        made = recordings.empty
+        noise = _made_noise(packed, n_part, rng) if made else _noise_windows(packed, recordings, n_part, rng)
         clips[part] = np.clip(np.rint(noise * gains[part, None]), -32768, 32767)
     return clips
