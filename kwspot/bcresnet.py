@@ -57,7 +57,7 @@ class BinsConv(keras.layers.DepthwiseConv2D):
         step: int = 1,       # bins from output to output
         **kwargs,            # of `keras.layers.Layer`
     ):
-        super().__init__((1, 3), strides=step, use_bias=False, **kwargs)
+        super().__init__((1, 3), strides=step, padding='same' if step == 1 else 'valid', use_bias=False, **kwargs)
         self.step = step
 
     def get_config(self):
@@ -67,7 +67,9 @@ class BinsConv(keras.layers.DepthwiseConv2D):
         return (*input_shape[:2], (input_shape[2] - 1) // self.step + 1, input_shape[3])
 
     def call(self, inputs):
-        rows = ops.pad(ops.reshape(inputs, (-1, 1, *inputs.shape[2:])), ((0, 0), (0, 0), (1, 1), (0, 0)))
+        rows = ops.reshape(inputs, (-1, 1, *inputs.shape[2:]))
+        if self.step > 1:
+            rows = ops.pad(rows, ((0, 0), (0, 0), (1, 1), (0, 0)))
         return ops.reshape(super().call(rows), (-1, *self.compute_output_shape(inputs.shape)[1:]))
 
 

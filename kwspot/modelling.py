@@ -158,13 +158,17 @@ class FramesConv(keras.layers.Layer):
 
     def call(self, inputs):
         _, frames, channels = inputs.shape
+        if self.dilation == 1 and not self.causal:
+            rows = tf.reshape(inputs, [-1, frames, 1, channels])
+            return tf.reshape(tf.nn.depthwise_conv2d(rows, self.kernel, [1] * 4, 'SAME'), [-1, frames, channels])
         reach = (self.kernel_size - 1) * self.dilation
         before = reach if self.causal else reach // 2
         rest = -(frames + reach) % self.dilation
         columns = tf.pad(inputs, [[0, 0], [before, reach - before + rest], [0, 0]])
         columns = tf.reshape(columns, [-1, (frames + reach + rest) // self.dilation, self.dilation, channels])
         columns = tf.nn.depthwise_conv2d(columns, self.kernel, [1, 1, 1, 1], 'VALID')
-        return tf.reshape(columns, [-1, frames + rest, channels])[:, :frames]
+        columns = tf.reshape(columns, [-1, frames + rest, channels])
+        return columns[:, :frames] if rest else columns
 
 # %% ../nbs/40_modelling.ipynb #db253ab8
 def conv_1d(
@@ -333,7 +337,8 @@ def _costs(
 ) -> tuple[int, int, int]:
     "Parameters, trained ones and multiply-adds for 12 classes and one second at 16 kHz, without the frontend."
     costs = layers(build(name, 12))[['parameters', 'trainable', 'multiply_adds']].sum()
-    return tuple(int(total) for total in costs)
+    parameters, trainable, multiply_adds = (int(total) for total in costs)
+    return parameters, trainable, multiply_adds
 
 
 def models() -> pd.DataFrame:  # by name: parameters, trained, multiply_adds, frontend, paper; smallest first
@@ -363,7 +368,7 @@ def _volume(
         axes.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor='white', linewidth=0.6))
     return left + width + 0.25 * sheets
 
-
+# %% ../nbs/40_modelling.ipynb #e2b7ed4c
 def picture(
     model: keras.Model,  # built
     *,
@@ -398,7 +403,7 @@ def draw_block(
     "Draw a block as boxes from left to right, with arcs for the paths around."
     height = 1.2 + (0.45 + 0.45 * len(skips) if skips else 0)
     figure, axes = plt.subplots(figsize=(1.2 * len(steps) + 1, 0.3 + 0.75 * height), dpi=80)
-    arrow = {'arrowstyle': '-|>', 'mutation_scale': 10, 'color': '0.25'}
+    arrow: dict = {'arrowstyle': '-|>', 'mutation_scale': 10, 'color': '0.25'}
     for place, text in enumerate(steps):
         axes.add_patch(Rectangle((1.5 * place, -0.4), 1.1, 0.8, facecolor='#d5e5f2', edgecolor='#0072b2'))
         axes.text(1.5 * place + 0.55, 0, text, ha='center', va='center', fontsize=8)
