@@ -20,10 +20,12 @@ def coarse_pictures(
     clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
     sample_rate:int=16000, # Hz
 )->np.ndarray: # (n, 241) float64: 12 times x 20 bands, then 1
-    "Log-mel spectrograms in 12 x 20 pixels, each of mean 0 and standard deviation 1. `ValueError` for clips under 12 steps of 20 ms."
+    """Log-mel spectrograms in 12 x 20 pixels, each of mean 0 and standard deviation 1. `ValueError` for clips
+    under 12 steps of 20 ms."""
     levels = log_mel(clips, sample_rate, n_mels=40, step_ms=20)
     edges = np.linspace(0, levels.shape[1], 13).astype(int)
-    if edges[-1] < 12: raise ValueError(f'clips of {np.shape(clips)[-1]} samples are too short for a picture: 0.25 s is needed')
+    if edges[-1] < 12:
+        raise ValueError(f'clips of {np.shape(clips)[-1]} samples are too short for a picture: 0.25 s is needed')
     coarse = np.add.reduceat(levels, edges[:-1], axis=1) / np.diff(edges)[:, None]
     coarse = coarse.reshape(len(levels), 12, 20, 2).mean(3).reshape(len(levels), -1)
     coarse -= coarse.mean(1, keepdims=True)
@@ -64,7 +66,8 @@ class Ridge:
         batch_size:int=256, # clips at a time
     )->np.ndarray: # (n, n_classes) float64
         "The probability of each label for each clip."
-        parts = [coarse_pictures(clips[at:at + batch_size], self.sample_rate) for at in range(0, len(clips), batch_size)]
+        parts = [coarse_pictures(clips[at:at + batch_size], self.sample_rate)
+                 for at in range(0, len(clips), batch_size)]
         scores = np.exp(8 * np.concatenate([np.zeros((0, 241)), *parts]) @ self.weights)
         return scores / scores.sum(1, keepdims=True)
 
@@ -95,6 +98,7 @@ def _fit_packed(packed, task, balance, seed):
     clips, numbers = packed.read(rows), classes.to_numpy()[rows].astype(int)
     if task.silence:
         quiet = silence_clips(packed, 'train', max(1, len(rows) // len(task.labels)), seed=seed)
-        clips, numbers = np.concatenate([clips, quiet]), np.append(numbers, np.full(len(quiet), task.labels.index('silence')))
+        clips, numbers = (np.concatenate([clips, quiet]),
+                          np.append(numbers, np.full(len(quiet), task.labels.index('silence'))))
     line = Ridge(task.labels, task=task.name, sample_rate=packed.sample_rate, n_samples=packed.n_samples)
     return line.fit(clips, numbers, balance=balance)

@@ -53,16 +53,19 @@ def run_race(race:Race,            # what to run
     "Run both competitors alternately and keep the median speed of each."
     few = clips.iloc[:max(int(len(clips) * race.share), 1)]
     for work in (race.ours, race.theirs): _seconds(work, few)
-    rounds = [(len(clips) / _seconds(race.ours, clips), len(few) / _seconds(race.theirs, few)) for _ in range(n_rounds)]
+    rounds = [(len(clips) / _seconds(race.ours, clips), len(few) / _seconds(race.theirs, few))
+              for _ in range(n_rounds)]
     ours, theirs = np.median(rounds, axis=0)
     ratio = np.median([a / b for a, b in rounds])
-    return dict(stage=race.stage, peer=race.peer, kwspot=round(float(ours)), other=round(float(theirs)), ratio=round(float(ratio), 2))
+    return dict(stage=race.stage, peer=race.peer, kwspot=round(float(ours)), other=round(float(theirs)),
+                ratio=round(float(ratio), 2))
 
 # %% ../nbs/75_benchmark.ipynb #dcc02479
 def reference_loop(clips:pd.DataFrame, # an index of word clips
                    folder:Path,        # where the features go
                    ) -> None:
-    "The reference notebook's loop: read, pad in front, Fourier resampling to 8 kHz, log-spectrogram, all kept in a list."
+    """The reference notebook's loop: read, pad in front, Fourier resampling to 8 kHz, log-spectrogram, all
+    kept in a list."""
     from scipy import signal
     from scipy.io import wavfile
     features = []
@@ -83,7 +86,8 @@ def librosa_loop(clips:pd.DataFrame, # an index of word clips
     features = np.empty((len(clips), 40, 98), np.float32)
     for row, path in enumerate(clips.path):
         samples = librosa.util.fix_length(librosa.load(path, sr=None)[0], size=16000)
-        mel = librosa.feature.melspectrogram(y=samples, sr=16000, n_fft=480, hop_length=160, win_length=480, n_mels=40, center=False)
+        mel = librosa.feature.melspectrogram(y=samples, sr=16000, n_fft=480, hop_length=160, win_length=480,
+                                             n_mels=40, center=False)
         features[row] = librosa.power_to_db(mel)
     np.save(folder / 'features.npy', features)
 
@@ -97,8 +101,10 @@ def tf_data_pipeline(clips:pd.DataFrame, # an index of word clips
     mel = tf.signal.linear_to_mel_weight_matrix(40, 257, 16000, 20.0, 8000.0)
     def read(path): return tf.squeeze(tf.audio.decode_wav(tf.io.read_file(path), 1, 16000)[0], -1)
     def features(batch): return tf.math.log(tf.abs(tf.signal.stft(batch, 480, 160)) @ mel + 1e-6)
-    dataset = tf.data.Dataset.from_tensor_slices(list(clips.path)).map(read, tf.data.AUTOTUNE).batch(128).map(features, tf.data.AUTOTUNE)
-    np.save(folder / 'features.npy', np.concatenate([batch.numpy() for batch in dataset.prefetch(tf.data.AUTOTUNE)]))
+    samples = tf.data.Dataset.from_tensor_slices(list(clips.path)).map(read, tf.data.AUTOTUNE)
+    dataset = samples.batch(128).map(features, tf.data.AUTOTUNE)
+    np.save(folder / 'features.npy',
+            np.concatenate([batch.numpy() for batch in dataset.prefetch(tf.data.AUTOTUNE)]))
 
 # %% ../nbs/75_benchmark.ipynb #c2fc118a
 def wavfile_loop(clips:pd.DataFrame, # an index of word clips
@@ -157,10 +163,12 @@ def train_epoch_seconds(packed: object,  # preprocessing.Packed
                         ) -> float: # of the second epoch, its validation left out
     "One epoch of `training.train` of the reference CNN from a packed corpus, with shift and noise."
     from kwspot import training
-    recipe = training.Recipe('benchmark', epochs=2, batch_size=64, balance=False, augment={'shift': {}, 'noise': {}})
+    recipe = training.Recipe('benchmark', epochs=2, batch_size=64, balance=False,
+                             augment={'shift': {}, 'noise': {}})
     epochs = []
     with tempfile.TemporaryDirectory() as folder:
-        training.train(packed, Path(folder) / 'run', task='words', model='reference', recipe=recipe, progress=epochs.append)
+        training.train(packed, Path(folder) / 'run', task='words', model='reference', recipe=recipe,
+                       progress=epochs.append)
     return epochs[1]['seconds']
 
 # %% ../nbs/75_benchmark.ipynb #1753fa2b
@@ -171,16 +179,19 @@ def race_training(clips:pd.DataFrame, # an index of word clips
     "An epoch of the reference CNN from the packed corpus against one from features in memory."
     from kwspot.extract import extract, open_features
     from kwspot.preprocessing import pack
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        packed = pack(clips.assign(split=np.where(np.arange(len(clips)) % 50 == 0, 'valid', 'train')), folder / 'pack', progress=False)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        packed = pack(clips.assign(split=np.where(np.arange(len(clips)) % 50 == 0, 'valid', 'train')),
+                      folder / 'pack', progress=False)
         extract(clips, folder / 'features', kind='reference', progress=False)
         rows = packed.clips.index[packed.clips.split == 'train']
         features = np.array(open_features(folder / 'features').values[rows])
         classes = packed.clips.word.astype('category').cat.codes.to_numpy()[rows]
-        rounds = [(len(rows) / train_epoch_seconds(packed), len(rows) / fit_epoch_seconds(features, classes)) for _ in range(n_rounds)]
+        rounds = [(len(rows) / train_epoch_seconds(packed), len(rows) / fit_epoch_seconds(features, classes))
+                  for _ in range(n_rounds)]
     ours, theirs = np.median(rounds, axis=0)
-    return dict(stage='an epoch of the reference CNN, shift and noise', peer='Keras fit, features in memory', kwspot=round(float(ours)),
+    return dict(stage='an epoch of the reference CNN, shift and noise', peer='Keras fit, features in memory',
+                kwspot=round(float(ours)),
                 other=round(float(theirs)), ratio=round(float(np.median([a / b for a, b in rounds])), 2))
 
 # %% ../nbs/75_benchmark.ipynb #8c1939d2
@@ -203,21 +214,26 @@ def peak_memory(folder:str | Path, # a corpus
                 ) -> dict:         # n_clips, pack_mb, train_mb
     "Peak resident memory, in MB, of packing a corpus and training the reference CNN on it. Linux and macOS."
     with tempfile.TemporaryDirectory() as out:
-        done = subprocess.run([sys.executable, '-c', _MEMORY_PROGRAM, str(folder), out, str(n_epochs)], capture_output=True, text=True, check=False)
-    if done.returncode: raise corpus.CorpusError(f'{folder}: packing and training for the memory figure failed: {done.stderr.strip().splitlines()[-1]}')
+        done = subprocess.run([sys.executable, '-c', _MEMORY_PROGRAM, str(folder), out, str(n_epochs)],
+                              capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise corpus.CorpusError(f'{folder}: packing and training for the memory figure failed: '
+                                 f'{done.stderr.strip().splitlines()[-1]}')
     return json.loads(done.stdout.splitlines()[-1])
 
 # %% ../nbs/75_benchmark.ipynb #60b18232
 def races() -> list[Race]:
     "The stages that `kwspot bench` measures, in the order of the way of the data."
     return [Race('corpus folder to packed 16-bit audio', 'scipy.io.wavfile loop', our_pack, wavfile_loop),
-            Race('corpus folder to log-mel on disk', 'tf.data, decode_wav, tf.signal', our_features, tf_data_pipeline),
-            Race('corpus folder to log-mel on disk', 'librosa load and log-mel', our_features, librosa_loop, share=0.3),
+            Race('corpus folder to log-mel on disk', 'tf.data, decode_wav, tf.signal', our_features,
+                 tf_data_pipeline),
+            Race('corpus folder to log-mel on disk', 'librosa load and log-mel', our_features,
+                 librosa_loop, share=0.3),
             Race("corpus folder to the reference's features", 'the reference notebook\'s loop',
                  lambda clips, folder: our_features(clips, folder, kind='reference'), reference_loop, share=0.3)]
 
 # %% ../nbs/75_benchmark.ipynb #6bcbaed5
-def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None: synthetic clips in a temporary folder
+def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None: synthetic clips, not kept
           *,
           n_clips:int=6000,      # clips to synthesise where no corpus is given; a corpus is used whole
           n_rounds:int=5,        # measured rounds of each race
@@ -246,10 +262,13 @@ def plot_bench(table:pd.DataFrame, # of `bench`
     "The ratios as bars; the line is a tie."
     import plotly.graph_objects as go
     names = [f'{stage}<br>beside {peer}' for stage, peer in zip(table.stage, table.peer)]
-    figure = go.Figure(go.Bar(x=table.ratio, y=names, orientation='h', marker_color='#0072b2', text=[f'{ratio:g} ×' for ratio in table.ratio],
-                              customdata=table[['kwspot', 'other']], hovertemplate='kwspot %{customdata[0]:,} clips/s<br>'
+    figure = go.Figure(go.Bar(x=table.ratio, y=names, orientation='h', marker_color='#0072b2',
+                              text=[f'{ratio:g} ×' for ratio in table.ratio],
+                              customdata=table[['kwspot', 'other']],
+                              hovertemplate='kwspot %{customdata[0]:,} clips/s<br>'
                               'peer %{customdata[1]:,} clips/s<extra></extra>'))
     figure.add_vline(x=1, line_dash='dot', line_color='#555555')
-    figure.update_layout(title='kwspot beside its peers, same clips, same run', xaxis_title='times as fast', yaxis_autorange='reversed',
+    figure.update_layout(title='kwspot beside its peers, same clips, same run', xaxis_title='times as fast',
+                         yaxis_autorange='reversed',
                          height=110 + 70 * len(table), margin=dict(l=10, r=20, t=50, b=50), template='plotly_white')
     return figure

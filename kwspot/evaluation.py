@@ -14,12 +14,16 @@ import html
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 from statistics import NormalDist
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtrit
 from . import corpus as corpora
+from .cluster import asked_cluster, each_part
 from .corpus import NOISE, CorpusError, CorpusWarning, read_clip
 from .decisions import decided_index
 from .exploration import wav_bytes
@@ -34,10 +38,12 @@ def count_confusion(
     "The confusion matrix. `ValueError` when the lengths differ or a class is out of range."
     targets, predicted = np.asarray(targets), np.asarray(predicted)
     if targets.shape != predicted.shape or targets.ndim != 1:
-        raise ValueError(f'targets of shape {targets.shape} and predictions of shape {predicted.shape}: both must be (n_clips,)')
+        raise ValueError(f'targets of shape {targets.shape} and predictions of shape {predicted.shape}: both must '
+                         'be (n_clips,)')
     for name, classes in (('targets', targets), ('predictions', predicted)):
         if classes.size and not (classes.min() >= 0 and classes.max() < n_classes):
-            raise ValueError(f'{name} from {classes.min()} to {classes.max()}: classes run from 0 to {n_classes - 1}')
+            raise ValueError(f'{name} from {classes.min()} to {classes.max()}: classes run from 0 to '
+                             f'{n_classes - 1}')
     pairs = targets.astype(np.int64) * n_classes + predicted.astype(np.int64)
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
@@ -50,7 +56,8 @@ def class_table(
     confusion = np.asarray(confusion)
     right, said, heard = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     return pd.DataFrame({'precision': right / np.maximum(heard, 1), 'recall': right / np.maximum(said, 1),
-                         'f1': 2 * right / np.maximum(said + heard, 1), 'n': said}, index=pd.Index(list(labels), name='label'))
+                         'f1': 2 * right / np.maximum(said + heard, 1), 'n': said},
+                        index=pd.Index(list(labels), name='label'))
 
 # %% ../nbs/60_evaluation.ipynb #5227b860
 def macro_f1(
@@ -77,7 +84,8 @@ def top_confusions(
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind='stable')[:n]
     pairs = zip(*np.unravel_index(order, wrong.shape))
-    rows = [(labels[i], labels[j], int(wrong[i, j]), float(wrong[i, j] / confusion[i].sum())) for i, j in pairs if wrong[i, j]]
+    rows = [(labels[i], labels[j], int(wrong[i, j]), float(wrong[i, j] / confusion[i].sum())) for i, j in pairs
+            if wrong[i, j]]
     return pd.DataFrame(rows, columns=['true', 'predicted', 'n_clips', 'share'])
 
 # %% ../nbs/60_evaluation.ipynb #fa8d28a4
@@ -87,7 +95,8 @@ def wilson(
     *,
     confidence:float=0.95, # 0 to 1
 )->tuple[float, float]: # lower and upper end, 0 to 1
-    "Wilson's score interval for a share: right when trials are independent of each other. (0, 1) where there are none."
+    """Wilson's score interval for a share: right when trials are independent of each other. (0, 1) where
+    there are none."""
     if n == 0: return 0., 1.
     z, share = NormalDist().inv_cdf((1 + confidence) / 2), n_right / n
     centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
@@ -110,7 +119,8 @@ def resamples(
     seed:int=0, # of the draws
     block:int=2_000_000, # numbers in memory at a time
 )->Iterator[np.ndarray]: # (some draws, n_groups) float64
-    "How often each group is drawn when as many speakers are drawn as there are, in blocks of bounded size; the same seed draws the same."
+    """How often each group is drawn when as many speakers are drawn as there are, in blocks of bounded size;
+    the same seed draws the same."""
     rng, size, n = np.random.default_rng(seed), max(1, block // len(alike)), int(np.sum(alike))
     for start in range(0, n_boot, size):
         yield rng.multinomial(n, np.asarray(alike) / n, size=min(size, n_boot - start)).astype(float)
@@ -120,7 +130,8 @@ def speaker_groups(
     speakers:np.ndarray, # (n_clips,) name of each clip's speaker, '' where nobody knows
     kinds:np.ndarray, # (n_clips,) int; clips without a speaker are alike when these are equal
 )->tuple[np.ndarray, np.ndarray]: # (n_clips,) group of each clip; (n_groups,) how many speakers a group stands for
-    "A group for each speaker, then one for each kind of clip without a speaker, which stands for as many speakers as it has clips."
+    """A group for each speaker, then one for each kind of clip without a speaker, which stands for as many
+    speakers as it has clips."""
     speakers = np.asarray(speakers, dtype=object)
     known, groups = speakers != '', np.empty(len(speakers), np.int64)
     names, groups[known] = np.unique(speakers[known].astype(str), return_inverse=True)
@@ -149,12 +160,14 @@ def bootstrap_accuracy(
     seed:int=0, # of the resampling
     confidence:float=0.95, # 0 to 1
 )->tuple[float, float]: # lower and upper end, 0 to 1
-    "Interval of the accuracy by bootstrap over speakers. One speaker: (0, 1). All right or all wrong: Wilson's, one trial a speaker."
+    """Interval of the accuracy by bootstrap over speakers. One speaker: (0, 1). All right or all wrong:
+    Wilson's, one trial a speaker."""
     right = np.asarray(right, bool)
     groups, alike = speaker_groups(speakers, right)
     n, n_right = np.bincount(groups) / alike, np.bincount(groups, weights=right) / alike
     if alike.sum() < 2: return 0., 1.
-    if right.all() or not right.any(): return wilson(int(right[0]) * alike.sum(), alike.sum(), confidence=confidence)
+    if right.all() or not right.any():
+        return wilson(int(right[0]) * alike.sum(), alike.sum(), confidence=confidence)
     scores = np.concatenate([draw @ n_right / (draw @ n) for draw in resamples(alike, n_boot=n_boot, seed=seed)])
     return interval(scores, int(alike.sum()), confidence=confidence)
 
@@ -174,7 +187,7 @@ def coverage(
     n_studies:int=500, # simulated
     n_boot:int=500, # resamples a study
     seed:int=0, # of the simulation
-)->dict[str, float]: # 'wilson', 'percentile', 'expanded': share of the studies whose interval holds the true accuracy
+)->dict[str, float]: # 'wilson', 'percentile', 'expanded': share of intervals that hold the true accuracy
     "How often 95 % intervals contain the truth when speakers differ."
     rng = np.random.default_rng(seed)
     held = np.zeros(3)
@@ -182,7 +195,8 @@ def coverage(
         right = _study(n_speakers, n_clips, accuracy, spread, rng)
         draws = rng.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), size=n_boot)
         scores = draws @ right / (n_speakers * n_clips)
-        intervals = wilson(right.sum(), n_speakers * n_clips), np.quantile(scores, (.025, .975)), interval(scores, n_speakers)
+        intervals = (wilson(right.sum(), n_speakers * n_clips), np.quantile(scores, (.025, .975)),
+                     interval(scores, n_speakers))
         held += [low <= accuracy <= high for low, high in intervals]
     return dict(zip(('wilson', 'percentile', 'expanded'), (held / n_studies).tolist()))
 
@@ -211,12 +225,14 @@ def plot_speakers(
     shown, rows = 100 * table[['accuracy', 'low', 'high']].head(n), np.arange(min(n, len(table)))
     figure, axes = plt.subplots(figsize=(6, 1.3 + .2 * len(shown)), dpi=72, layout='constrained')
     whole = 100 * np.average(table['accuracy'], weights=table['n_clips'])
-    axes.axvline(whole, color='#777777', linestyle='--', linewidth=1, label=f'all {len(table)} speakers: {whole:.1f} %')
+    axes.axvline(whole, color='#777777', linestyle='--', linewidth=1,
+                 label=f'all {len(table)} speakers: {whole:.1f} %')
     axes.hlines(rows, shown['low'], shown['high'], color='#56b4e9', linewidth=2, label='95 % interval (Wilson)')
     axes.plot(shown['accuracy'], rows, 'o', color='#0072b2', markersize=5)
     labels = [f'{speaker} ({clips})' for speaker, clips in zip(shown.index, table['n_clips'])]
     axes.set_yticks(rows, labels, fontsize=8)
-    axes.set(title=title, xlabel='accuracy (%)', ylabel='speaker (clips)', xlim=(min(90, *shown['low'] // 10 * 10), 101),
+    axes.set(title=title, xlabel='accuracy (%)', ylabel='speaker (clips)',
+             xlim=(min(90, *shown['low'] // 10 * 10), 101),
              ylim=(len(shown) - .4, -.6))
     axes.legend(fontsize=8, loc='lower left')
     plt.close(figure)
@@ -229,7 +245,8 @@ def _intervals(targets, predicted, n_classes, speakers, seed, n_boot):
     right, n = targets == predicted, len(alike)
     if alike.sum() < 2: return (0., 1.), (0., 1.)
     def count(classes, chosen):
-        counts = np.bincount(groups[chosen] * n_classes + classes[chosen], minlength=n * n_classes).reshape(n, n_classes)
+        counts = np.bincount(groups[chosen] * n_classes + classes[chosen],
+                             minlength=n * n_classes).reshape(n, n_classes)
         return counts / alike[:, None]
     found, said, heard = count(targets, right), count(targets, slice(None)), count(predicted, slice(None))
     drawn = [(draw @ found, draw @ said, draw @ heard) for draw in resamples(alike, n_boot=n_boot, seed=seed)]
@@ -240,13 +257,16 @@ def _intervals(targets, predicted, n_classes, speakers, seed, n_boot):
 # %% ../nbs/60_evaluation.ipynb #fb1cabab
 def _check_scores(probabilities, targets, labels, speakers):
     "The arrays of `score` as arrays, or a `ValueError` that says what does not fit."
-    probabilities, targets, speakers = np.asarray(probabilities), np.asarray(targets), np.asarray(speakers, dtype=object)
+    probabilities, targets, speakers = (np.asarray(probabilities), np.asarray(targets),
+                                        np.asarray(speakers, dtype=object))
     if len(targets) == 0: raise ValueError('no clips to score')
     if probabilities.shape != (len(targets), len(labels)) or targets.ndim != 1:
-        raise ValueError(f'probabilities of shape {probabilities.shape} for {len(targets)} clips and {len(labels)} labels: '
-                         f'({len(targets)}, {len(labels)}) is needed')
-    if targets.dtype.kind not in 'iu': raise ValueError(f'targets of type {targets.dtype}: the number of the true class is needed')
-    if speakers.shape != targets.shape: raise ValueError(f'{len(speakers)} speakers for {len(targets)} clips: one each is needed')
+        raise ValueError(f'probabilities of shape {probabilities.shape} for {len(targets)} clips and '
+                         f'{len(labels)} labels: ({len(targets)}, {len(labels)}) is needed')
+    if targets.dtype.kind not in 'iu':
+        raise ValueError(f'targets of type {targets.dtype}: the number of the true class is needed')
+    if speakers.shape != targets.shape:
+        raise ValueError(f'{len(speakers)} speakers for {len(targets)} clips: one each is needed')
     if not np.isfinite(probabilities).all():
         n_bad = int((~np.isfinite(probabilities)).any(1).sum())
         raise ValueError(f'{n_bad} of {len(targets)} clips have probabilities that are NaN or infinite')
@@ -262,7 +282,8 @@ def score(
     seed:int=0, # of the bootstrap
     n_boot:int=2000, # resamples
 )->dict:
-    "All figures of one model on one set of clips, ready for JSON. `ValueError` when the arrays do not fit each other."
+    """All figures of one model on one set of clips, ready for JSON. `ValueError` when the arrays do not fit
+    each other."""
     probabilities, targets, speakers = _check_scores(probabilities, targets, labels, speakers)
     predicted, n_speakers = probabilities.argmax(1), len(set(speakers) - {''})
     confusion, right = count_confusion(targets, predicted, len(labels)), predicted == targets
@@ -273,7 +294,8 @@ def score(
             'accuracy_wilson95': list(wilson(int(right.sum()), len(right))),
             'macro_f1': float(macro_f1(confusion)), 'macro_f1_ci95': list(f1_ci),
             'balanced_accuracy': float(table['recall'][there > 0].mean()),
-            'majority_baseline': float(there.max() / there.sum()), 'majority_label': str(labels[int(there.argmax())]),
+            'majority_baseline': float(there.max() / there.sum()),
+            'majority_label': str(labels[int(there.argmax())]),
             'n_clips': len(targets), 'n_speakers': n_speakers, 'labels': list(map(str, labels)),
             'per_class': {label: {**row, 'n': int(row['n'])} for label, row in table.to_dict('index').items()},
             'confusion': confusion.tolist(), 'top_confusions': top_confusions(confusion, labels).to_dict('records'),
@@ -295,7 +317,8 @@ def plot_confusion(
     image = axes.imshow(np.ma.masked_equal(shares, 0), cmap='viridis_r', vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(confusion if n <= 15 else shares >= .01)):
         text = confusion[i, j] if n <= 15 else round(100 * shares[i, j])
-        axes.text(j, i, text, ha='center', va='center', fontsize=size, color='white' if shares[i, j] > .45 else 'black')
+        axes.text(j, i, text, ha='center', va='center', fontsize=size, color='white' if shares[i, j] > .45
+                  else 'black')
     axes.set_xticks(range(n), labels, rotation=90, fontsize=size + 1)
     axes.set_yticks(range(n), labels, fontsize=size + 1)
     axes.set(title=title, xlabel='predicted', ylabel='true')
@@ -310,20 +333,22 @@ def _some(words):
 
 
 def run_labels(
-    run: object, # a training.Run, or anything with `labels`
+    run: Any, # a training.Run, or anything with `labels`
 )->tuple[str, ...]: # as many as the model has outputs
     "The labels of a run. `CorpusError` when it has none or one twice."
     try: labels = tuple(map(str, run.labels))
     except (AttributeError, KeyError, TypeError): labels = ()
     where = getattr(run, 'folder', 'the run')
-    if not labels: raise CorpusError(f'{where}: names no labels, so nobody knows what its outputs mean; restore run.json or train again')
+    if not labels:
+        raise CorpusError(f'{where}: names no labels, so nobody knows what its outputs mean; restore run.json or '
+                          'train again')
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice: raise CorpusError(f'{where}: names a label twice ({_some(twice)})')
     return labels
 
 # %% ../nbs/60_evaluation.ipynb #040ea6f4
 def run_task(
-    run: object, # a training.Run, or anything with `labels` and `info`
+    run: Any, # a training.Run, or anything with `labels` and `info`
 )->Task:
     "The task of a run, from its labels."
     labels, spec = run_labels(run), run.info.get('task', 'words')
@@ -333,55 +358,105 @@ def run_task(
 
 # %% ../nbs/60_evaluation.ipynb #5301e0c0
 def select_clips(
-    run: object, # a training.Run, or anything with `labels` and `info`
+    run: Any, # a training.Run, or anything with `labels` and `info`
     clips:pd.DataFrame, # an index, or the clips of a pack
     *,
     split:str='test', # 'test', 'valid', 'train' or 'all'
 )->pd.DataFrame: # the clips of that split that the run can be right about, with their `label`
-    "The clips to score. `CorpusError` when the split is empty or the corpus shares no word with the run; a warning for words left out."
-    if split not in ('test', 'valid', 'train', 'all'): raise CorpusError(f'split {split!r}: choose test, valid, train or all')
+    """The clips to score. `CorpusError` when the split is empty or the corpus shares no word with the run; a
+    warning for words left out."""
+    if split not in ('test', 'valid', 'train', 'all'):
+        raise CorpusError(f'split {split!r}: choose test, valid, train or all')
     spoken, task = clips[clips['word'] != NOISE], run_task(run)
     if not set(spoken['word']) & set(task.words):
-        raise CorpusError(f'the corpus has none of the words of the run ({_some(task.words)}); it has {_some(sorted(set(spoken["word"])))}')
+        raise CorpusError(f'the corpus has none of the words of the run ({_some(task.words)}); it has '
+                          f'{_some(sorted(set(spoken["word"])))}')
     chosen = spoken if split == 'all' else spoken[spoken['split'] == split]
     there = ', '.join(f'{name} ({n} clips)' for name, n in spoken['split'].value_counts().items())
     if chosen.empty:
-        raise CorpusError(f'the corpus has no clips in split {split}; it has {there}: choose one with split= (on the command line --split)')
+        raise CorpusError(f'the corpus has no clips in split {split}; it has {there}: choose one with split= (on '
+                          'the command line --split)')
     chosen = chosen.assign(label=chosen['word'].map(task.label))
     lost = chosen[chosen['label'].isna()]
-    if len(lost) == len(chosen): raise CorpusError(f'split {split} of the corpus has none of the words of the run ({_some(task.words)})')
+    if len(lost) == len(chosen):
+        raise CorpusError(f'split {split} of the corpus has none of the words of the run ({_some(task.words)})')
     if len(lost):
         words = _some(sorted(set(lost['word'])))
         warnings.warn(f'{len(lost)} clips left out: the run has no class for {words}', CorpusWarning, stacklevel=3)
     return chosen[chosen['label'].notna()]
 
 # %% ../nbs/60_evaluation.ipynb #dd2efdc5
-def _fresh_packs(run, chosen, noise, block):
-    "A pack for each block of clips, in a temporary folder; the first holds the noise too."
+class _Heard(NamedTuple):
+    "A block of clips to hear, and what goes with it to a worker."
+    packed: Any         # where they are packed; None: nowhere yet
+    clips: pd.DataFrame # rows of the pack, or of an index, there with the noise recordings in the first block
+    n_silence: int      # windows of silence to hear too
+
+def _fresh_blocks(chosen, noise, block, n_silence):
+    "The clips of an index in blocks."
     chosen = chosen[chosen['n_samples'] > 0]
     for start in range(0, len(chosen), block):
         part = chosen.iloc[start:start + block]
-        with tempfile.TemporaryDirectory(prefix='kwspot-', ignore_cleanup_errors=True) as folder:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', CorpusWarning) # unreadable clips are counted and told once, at the end
-                packed = pack(part if start else pd.concat([part, noise]), Path(folder)/'pack', sample_rate=run.info['sample_rate'],
-                              n_samples=run.info['n_samples'], progress=False)
-            yield packed, packed.select()
+        yield _Heard(None, part if start else pd.concat([part, noise]), 0 if start else n_silence)
+
+def _own_blocks(run, packed, chosen, block, n_silence):
+    "The clips of a pack in blocks, after a look at whether it fits the run."
+    if (packed.sample_rate, packed.n_samples) != (run.info['sample_rate'], run.info['n_samples']):
+        raise CorpusError(f'{packed.folder}: holds clips of {packed.n_samples} samples at {packed.sample_rate} Hz, '
+                          'the run takes '
+                          f'{run.info["n_samples"]} at {run.info["sample_rate"]} Hz; pack the corpus for it')
+    chosen = chosen[chosen['ok']]
+    for start in range(0, len(chosen), block):
+        yield _Heard(packed, chosen.iloc[start:start + block], 0 if start else n_silence)
 
 # %% ../nbs/60_evaluation.ipynb #89be0869
-def _own_pack(run, packed, chosen, block):
-    "The rows of a pack block by block, after a look at whether it fits the run."
-    if (packed.sample_rate, packed.n_samples) != (run.info['sample_rate'], run.info['n_samples']):
-        raise CorpusError(f'{packed.folder}: holds clips of {packed.n_samples} samples at {packed.sample_rate} Hz, the run takes '
-                          f'{run.info["n_samples"]} at {run.info["sample_rate"]} Hz; pack the corpus for it')
-    rows = chosen.index.to_numpy()[chosen['ok'].to_numpy()]
-    for start in range(0, len(chosen), block): yield packed, rows[start:start + block]
+@contextmanager
+def _packed_block(run, block):
+    "The pack of a block and the rows to hear; a temporary one where there is none yet."
+    if block.packed is not None:
+        yield block.packed, block.clips.index.to_numpy()
+        return
+    with tempfile.TemporaryDirectory(prefix='kwspot-', ignore_cleanup_errors=True) as folder:
+        with warnings.catch_warnings():
+            # unreadable clips are counted and told once, at the end
+            warnings.simplefilter('ignore', CorpusWarning)
+            packed = pack(block.clips, Path(folder)/'pack', sample_rate=run.info['sample_rate'],
+                          n_samples=run.info['n_samples'], progress=False)
+        yield packed, packed.select()
 
 # %% ../nbs/60_evaluation.ipynb #126a90be
 def _predict(run, clips, batch_size):
     "Probabilities of int16 clips, by the run's own `predict` or its Keras model."
     if hasattr(run, 'predict'): return np.asarray(run.predict(clips, batch_size=batch_size))
     return np.asarray(run.model.predict(clips.astype(np.float32) / 32768, batch_size=batch_size, verbose=0))
+
+# %% ../nbs/60_evaluation.ipynb #de5f5193
+class _Sent(NamedTuple):
+    "A run that stays in its folder."
+    folder: str
+    changed_ns: int # time of change of its model
+
+def _to_send(run):
+    "What a worker needs of a run: the folder of a `training.Run`, anything else itself."
+    if not hasattr(run, 'history') or not hasattr(run, 'folder'): return run
+    return _Sent(str(Path(run.folder).resolve()), (Path(run.folder)/'model.keras').stat().st_mtime_ns)
+
+@lru_cache(maxsize=2)
+def _received(sent):
+    from kwspot.training import load_run
+    return load_run(sent.folder)
+
+def _hear_block(block, *, run, split, batch_size, seed):
+    "What a run hears in a block: the clips, batches of probabilities, and those of silence."
+    run = _received(run) if isinstance(run, _Sent) else run
+    with _packed_block(run, block) as (packed, rows):
+        clips = block.clips if block.packed is not None else packed.clips.iloc[rows]
+        heard = [_predict(run, packed.read(rows[at:at + batch_size]), batch_size)
+                 for at in range(0, len(rows), batch_size)]
+        silence = silence_clips(packed, split, block.n_silence, seed=seed) if block.n_silence else ()
+        quiet = [_predict(run, silence[at:at + batch_size], batch_size)
+                 for at in range(0, len(silence), batch_size)]
+    return clips[['path', 'word', 'speaker', 'split', 'label']], heard, quiet
 
 # %% ../nbs/60_evaluation.ipynb #c817bcdc
 def _check_outputs(run, probabilities):
@@ -403,7 +478,7 @@ def _n_silence(run, chosen):
 
 # %% ../nbs/60_evaluation.ipynb #d56ee54b
 def predictions(
-    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # 'test', 'valid', 'train' or 'all'
@@ -411,31 +486,40 @@ def predictions(
     seed:int=0, # of the windows of silence
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
     block:int=4096, # clips packed at a time
-)->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, split, label, predicted; silence last; (n_clips, n_classes) probabilities
-    "What the run hears in each clip of a split. `CorpusError` when there is nothing to score, a warning for clips that cannot be read."
+    cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
+)->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, split, label, predicted; and (n_clips, n_classes)
+    """What the run hears in each clip of a split. `CorpusError` when there is nothing to score, a warning for
+    clips that cannot be read."""
     if isinstance(corpus, (str, Path)): corpus = corpora.index(corpus, speaker_pattern=speaker_pattern)
     own = isinstance(corpus, Packed)
-    clips = corpus.clips if own else corpus
+    clips = corpus.clips if isinstance(corpus, Packed) else corpus
     chosen = select_clips(run, clips, split=split)
-    packs = _own_pack(run, corpus, chosen, block) if own else _fresh_packs(run, chosen, clips[clips['word'] == NOISE], block)
-    tables, parts, silence = [], [], np.empty((0, run.info['n_samples']), np.int16)
-    for i, (packed, rows) in enumerate(packs):
-        if i == 0 and _n_silence(run, chosen): silence = silence_clips(packed, split, _n_silence(run, chosen), seed=seed)
-        tables.append((chosen.loc[rows] if own else packed.clips.iloc[rows])[['path', 'word', 'speaker', 'split', 'label']])
-        parts += [_predict(run, packed.read(rows[at:at + batch_size]), batch_size) for at in range(0, len(rows), batch_size)]
-    if not any(map(len, tables)): raise CorpusError(f'none of the {len(chosen)} clips of split {split} can be used; audit the corpus')
+    n_silence, noise, shared = _n_silence(run, chosen), clips[clips['word'] == NOISE], asked_cluster(cluster)
+    blocks = (_own_blocks(run, corpus, chosen, block, n_silence) if own
+              else _fresh_blocks(chosen, noise, block, n_silence))
+    hear = partial(_hear_block, run=run if shared is None else _to_send(run), split=split, batch_size=batch_size,
+                   seed=seed)
+    tables, parts, quiet_parts = [], [], []
+    for heard, probabilities, quiet_probabilities in each_part(hear, blocks, cluster=shared, n_workers=1):
+        tables.append(heard)
+        parts += probabilities
+        quiet_parts += quiet_probabilities
+    if not any(map(len, tables)):
+        raise CorpusError(f'none of the {len(chosen)} clips of split {split} can be used; audit the corpus')
     table = pd.concat(tables, ignore_index=True)
     if n_lost := len(chosen) - len(table):
-        warnings.warn(f'{n_lost} of {len(chosen)} clips cannot be read and are not scored', CorpusWarning, stacklevel=2)
-    parts += [_predict(run, silence[at:at + batch_size], batch_size) for at in range(0, len(silence), batch_size)]
-    quiet = pd.DataFrame({'path': '', 'word': NOISE, 'speaker': '', 'split': split, 'label': 'silence'}, index=range(len(silence)))
+        warnings.warn(f'{n_lost} of {len(chosen)} clips cannot be read and are not scored', CorpusWarning,
+                      stacklevel=2)
+    parts += quiet_parts
+    quiet = pd.DataFrame({'path': '', 'word': NOISE, 'speaker': '', 'split': split, 'label': 'silence'},
+                         index=range(sum(map(len, quiet_parts))))
     table, probabilities = pd.concat([table, quiet], ignore_index=True), np.concatenate(parts)
     _check_outputs(run, probabilities)
     return table.assign(predicted=np.array(run.labels, dtype=object)[probabilities.argmax(1)]), probabilities
 
 # %% ../nbs/60_evaluation.ipynb #641363ea
 def score_predictions(
-    run: object, # a training.Run, or anything with `labels` and `info`
+    run: Any, # a training.Run, or anything with `labels` and `info`
     table:pd.DataFrame, # of `predictions`
     probabilities:np.ndarray, # (n_clips, n_classes) of `predictions`
     *,
@@ -444,7 +528,8 @@ def score_predictions(
 )->dict:
     "The figures of `score` for what a run heard, and `task` and `n_silence`."
     targets = class_numbers(table['label'], run_labels(run))
-    scores = score(probabilities, targets, run_labels(run), table['speaker'].to_numpy(dtype=object), seed=seed, n_boot=n_boot)
+    scores = score(probabilities, targets, run_labels(run), table['speaker'].to_numpy(dtype=object), seed=seed,
+                   n_boot=n_boot)
     return {**scores, 'task': run.info.get('task', 'words'), 'n_silence': int((table['path'] == '').sum())}
 
 # %% ../nbs/60_evaluation.ipynb #2d863e63
@@ -460,19 +545,22 @@ def class_numbers(
 
 # %% ../nbs/60_evaluation.ipynb #a9498123
 def evaluate(
-    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'
     batch_size:int=256, # clips at a time
     seed:int=0, # of the windows of silence and the bootstrap
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
-    decisions:str|Path|pd.DataFrame|None=None, # to honour, for a folder or an index: see `decisions.apply_decisions`
+    decisions:str|Path|pd.DataFrame|None=None, # to honour, for a folder or index: `decisions.apply_decisions`
     n_boot:int=2000, # resamples of the bootstrap
+    cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->dict:
-    "The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`. `CorpusError` without any clips."
+    """The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`.
+    `CorpusError` without any clips."""
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
-    table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed, speaker_pattern=speaker_pattern)
+    table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed,
+                                       speaker_pattern=speaker_pattern, cluster=cluster)
     return {**score_predictions(run, table, probabilities, seed=seed, n_boot=n_boot), 'split': split, 'seed': seed}
 
 # %% ../nbs/60_evaluation.ipynb #22ecdc87
@@ -483,8 +571,10 @@ def worst_errors(
 )->pd.DataFrame: # path, word, speaker, label, predicted, probability, probability_true; the most certain first
     "The clips that were not recognised, with the probability of what was predicted and of what was said."
     told = table[['path', 'word', 'speaker', 'label', 'predicted']].assign(
-        probability=probabilities.max(1), probability_true=probabilities[np.arange(len(table)), class_numbers(table['label'], labels)])
-    return told[told['label'] != told['predicted']].sort_values(['probability', 'path'], ascending=[False, True], kind='stable')
+        probability=probabilities.max(1),
+        probability_true=probabilities[np.arange(len(table)), class_numbers(table['label'], labels)])
+    return told[told['label'] != told['predicted']].sort_values(['probability', 'path'], ascending=[False, True],
+                                                                kind='stable')
 
 # %% ../nbs/60_evaluation.ipynb #8896a302
 def confused_clips(
@@ -496,7 +586,8 @@ def confused_clips(
     "Clips for the commonest confusions, the most certain of each."
     errors = errors.assign(n_pair=errors.groupby(['label', 'predicted'])['path'].transform('size'))
     few = errors[errors['path'] != ''].groupby(['label', 'predicted'], sort=False).head(n_clips)
-    return few.sort_values(['n_pair', 'label', 'predicted'], ascending=[False, True, True], kind='stable').head(n_pairs * n_clips)
+    return few.sort_values(['n_pair', 'label', 'predicted'], ascending=[False, True, True],
+                           kind='stable').head(n_pairs * n_clips)
 
 # %% ../nbs/60_evaluation.ipynb #ebe178a6
 def read_clips(
@@ -509,7 +600,8 @@ def read_clips(
     clips = np.empty((len(paths), n_samples), np.int16)
     for row, path in zip(clips, paths):
         clip = read_clip(path, sample_rate=sample_rate)
-        row[:] = chop_audio(clip, n_samples=n_samples) if len(clip) > n_samples else pad_audio(clip, n_samples=n_samples)
+        row[:] = (chop_audio(clip, n_samples=n_samples) if len(clip) > n_samples
+                  else pad_audio(clip, n_samples=n_samples))
     return clips
 
 # %% ../nbs/60_evaluation.ipynb #0c1fcabc
@@ -519,7 +611,8 @@ def audio_tag(
 )->str: # HTML
     "A player that carries its clip with it."
     sound = base64.b64encode(wav_bytes(clip, sample_rate)).decode('ascii')
-    return f'<audio controls controlslist="noplaybackrate" preload="metadata" src="data:audio/wav;base64,{sound}"></audio>'
+    return ('<audio controls controlslist="noplaybackrate" preload="metadata" '
+            f'src="data:audio/wav;base64,{sound}"></audio>')
 
 # %% ../nbs/60_evaluation.ipynb #50d1c6f3
 def listen(
@@ -532,8 +625,10 @@ def listen(
     "Errors with players, for a notebook: said, heard, how certainly, by whom."
     from IPython.display import HTML
     few = errors[errors['path'] != ''].head(n)
-    players = [audio_tag(clip, sample_rate) for clip in read_clips(list(few['path']), sample_rate=sample_rate, n_samples=n_samples)]
-    rows = [(html.escape(clip.word), html.escape(clip.predicted), f'{clip.probability:.2f}', html.escape(clip.speaker), player)
+    players = [audio_tag(clip, sample_rate)
+               for clip in read_clips(list(few['path']), sample_rate=sample_rate, n_samples=n_samples)]
+    rows = [(html.escape(clip.word), html.escape(clip.predicted), f'{clip.probability:.2f}',
+             html.escape(clip.speaker), player)
             for clip, player in zip(few.itertuples(), players)]
     head = ''.join(f'<th>{name}</th>' for name in ('said', 'heard', 'probability', 'speaker', ''))
     body = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in rows)

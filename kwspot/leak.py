@@ -38,12 +38,12 @@ def split_by_speaker(
     seed: int = 2017,
 ) -> tuple[np.ndarray, np.ndarray]: # clips for training, clips for testing, in random order
     "Speakers drawn one after the other for testing, with all their clips, until there are enough."
-    speakers, random = np.asarray(speakers), np.random.RandomState(seed)
-    names, counts = np.unique(speakers, return_counts=True)
+    who, random = np.asarray(speakers), np.random.RandomState(seed)
+    names, counts = np.unique(who, return_counts=True)
     drawn = random.permutation(len(names))
-    n_held = 1 + int(np.searchsorted(np.cumsum(counts[drawn]), test_share * len(speakers)))
-    held = np.isin(speakers, names[drawn[:n_held]])
-    order = random.permutation(len(speakers))
+    n_held = 1 + int(np.searchsorted(np.cumsum(counts[drawn]), test_share * len(who)))
+    held = np.isin(who, names[drawn[:n_held]])
+    order = random.permutation(len(who))
     return order[~held[order]], order[held[order]]
 
 # %% ../nbs/51_leak.ipynb #71974437
@@ -93,16 +93,20 @@ def reference_training(
     batch_size: int = 16,  # clips a step
     seed: int = 2017,  # of everything random
     features: np.ndarray | None = None, # (len(index), 99, 81, 1) of all clips, if they are there already
-) -> dict:                    # accuracy, binary_accuracy, majority_baseline, n_train, n_test, shared_speakers, n_test_speakers
+) -> dict: # accuracy, binary_accuracy, majority_baseline, n_train, n_test, shared_speakers, n_test_speakers
     "The reference's training and testing as it stands, or with its split mended."
-    if split not in ('random', 'speakers'): raise TrainingError(f"split is {split!r}; it must be 'random' or 'speakers'")
+    if split not in ('random', 'speakers'):
+        raise TrainingError(f"split is {split!r}; it must be 'random' or 'speakers'")
     wanted = preprocessing.label_transform(index['word'], task, reference=True).to_numpy(np.float32)
     if features is None: features = preprocessing.reference_features(index, seed=seed)
     speakers = index['speaker'].to_numpy()
-    train_rows, test_rows = split_randomly(len(index), seed=seed) if split == 'random' else split_by_speaker(speakers, seed=seed)
-    model = train_on_features(features, wanted, train_rows, loss=loss, epochs=epochs, batch_size=batch_size, seed=seed)
+    train_rows, test_rows = (split_randomly(len(index), seed=seed) if split == 'random'
+                             else split_by_speaker(speakers, seed=seed))
+    model = train_on_features(features, wanted, train_rows, loss=loss, epochs=epochs,
+                              batch_size=batch_size, seed=seed)
     heard, tested = set(speakers[train_rows]), set(speakers[test_rows])
-    return {**score_features(model, features, wanted, test_rows), 'n_train': len(train_rows), 'n_test': len(test_rows),
+    return {**score_features(model, features, wanted, test_rows), 'n_train': len(train_rows),
+            'n_test': len(test_rows),
             'shared_speakers': len(heard & tested), 'n_test_speakers': len(tested)}
 
 # %% ../nbs/51_leak.ipynb #6eceea57
@@ -121,11 +125,14 @@ def speaker_leak(
     for seed in seeds:
         train_rows, test_rows = split_by_speaker(speakers, seed=seed)
         order = np.random.RandomState(seed).permutation(len(index))
-        splits = {'by speaker': (train_rows, test_rows), 'at random': (order[len(test_rows):], order[:len(test_rows)])}
+        splits = {'by speaker': (train_rows, test_rows),
+                  'at random': (order[len(test_rows):], order[:len(test_rows)])}
         for split, (learnt, tested) in splits.items():
-            model = train_on_features(features, wanted, learnt, loss='categorical_crossentropy', epochs=epochs, seed=seed)
+            model = train_on_features(features, wanted, learnt, loss='categorical_crossentropy',
+                                      epochs=epochs, seed=seed)
             heard, asked = set(speakers[learnt]), set(speakers[tested])
-            found.append({'seed': seed, 'split': split, 'accuracy': score_features(model, features, wanted, tested)['accuracy'],
+            found.append({'seed': seed, 'split': split,
+                          'accuracy': score_features(model, features, wanted, tested)['accuracy'],
                           'n_train': len(learnt), 'n_test': len(tested), 'n_test_speakers': len(asked),
                           'shared_speakers': len(asked & heard)})
     return pd.DataFrame(found).set_index(['seed', 'split'])

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from . import evaluation, operating, robustness
@@ -26,7 +27,7 @@ from .corpus import CorpusError, atomic_write
 @dataclass
 class Findings:
     "What is known about a run on the clips of a split."
-    run: object # a training.Run, or anything with `labels`, `info`, `folder` and `predict`
+    run: Any # a training.Run, or anything with `labels`, `info`, `folder` and `predict`
     split: str # whose clips
     scores: dict # of `evaluation.evaluate`, and calibration, area_under_curve, equal_error_rate; ready for JSON
     clips: pd.DataFrame # path, word, speaker, split, label, predicted; a row a clip
@@ -53,7 +54,7 @@ def basic_tables(
 
 # %% ../nbs/64_report.ipynb #7d42dc1e
 def measure(
-    run: object, # a training.Run, or anything with `labels`, `info`, `folder` and `predict`
+    run: Any, # a training.Run, or anything with `labels`, `info`, `folder` and `predict`
     corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'
@@ -62,14 +63,17 @@ def measure(
 )->Findings:
     "Score a run, with calibration and the detection curve. `CorpusError` when there is nothing to score."
     clips, probabilities = evaluation.predictions(run, corpus, split=split, seed=seed)
-    scores = evaluation.score_predictions(run, clips, probabilities, seed=seed, n_boot=n_boot) | {'split': split, 'seed': seed}
-    targets, speakers = evaluation.class_numbers(clips['label'], evaluation.run_labels(run)), clips['speaker'].to_numpy(dtype=object)
+    scores = (evaluation.score_predictions(run, clips, probabilities, seed=seed, n_boot=n_boot)
+              | {'split': split, 'seed': seed})
+    targets, speakers = (evaluation.class_numbers(clips['label'], evaluation.run_labels(run)),
+                         clips['speaker'].to_numpy(dtype=object))
     scores['calibration'] = operating.calibration(probabilities, targets, speakers, seed=seed)
     tables = basic_tables(scores, clips, probabilities)
     if 'detection' in tables:
         scores['area_under_curve'] = operating.area_under_curve(tables['detection'])
         scores['equal_error_rate'] = operating.equal_error_rate(tables['detection'])
-        tables['detection'] = operating.thin_curve(tables['detection'], n=1000) # has a row for every score; a picture needs fewer
+        # has a row for every score; a picture needs fewer
+        tables['detection'] = operating.thin_curve(tables['detection'], n=1000)
     return Findings(run, split, scores, clips, probabilities, tables)
 
 # %% ../nbs/64_report.ipynb #0fa2b0f6
@@ -109,7 +113,8 @@ def _operating_points(findings, corpus):
     if 'detection' not in findings.tables: return {}
     judged, run = _trials(findings.run, findings.clips, findings.probabilities), findings.run
     apart = findings.split == 'test' and bool((corpus['split'] == 'valid').any())
-    chosen = _trials(run, *evaluation.predictions(run, corpus, split='valid', seed=findings.scores['seed'])) if apart else judged
+    chosen = (_trials(run, *evaluation.predictions(run, corpus, split='valid', seed=findings.scores['seed']))
+              if apart else judged)
     points = operating.operating_table(*chosen, judged=judged, seed=findings.scores['seed'])
     return {'operating_points': points.assign(chosen_on='valid' if apart else findings.split)}
 
@@ -117,7 +122,8 @@ def _noise_accepts(findings, corpus):
     "False accepts per hour on the noise recordings of the split, if it has any."
     heard = [scores for scores in operating.noise_scores(findings.run, corpus, split=findings.split) if len(scores)]
     if not heard: return {}
-    return {'false_accepts_per_hour': operating.accepts_per_hour(heard, np.round(np.linspace(.3, .99, 24), 3), hop_s=.1)}
+    thresholds = np.round(np.linspace(.3, .99, 24), 3).tolist()
+    return {'false_accepts_per_hour': operating.accepts_per_hour(heard, thresholds, hop_s=.1)}
 
 # %% ../nbs/64_report.ipynb #a79a9aad
 def records(
@@ -136,10 +142,13 @@ def check_place(
     "`CorpusError` in one line if nothing can be written there."
     path = Path(path)
     if folder and path.exists() and not path.is_dir(): raise CorpusError(f'{path}: is a file; name a folder')
-    if not folder and path.is_dir(): raise CorpusError(f'{path}: is a folder; name a file, such as {path/"report.html"}')
+    if not folder and path.is_dir():
+        raise CorpusError(f'{path}: is a folder; name a file, such as {path/"report.html"}')
     nearest = next((place for place in (path, *path.absolute().parents) if place.exists()), Path('.'))
-    if nearest != path and not nearest.is_dir(): raise CorpusError(f'{path}: cannot be written, because {nearest} is not a folder')
-    if not os.access(nearest, os.W_OK): raise CorpusError(f'{path}: {nearest} does not let you write; choose another place')
+    if nearest != path and not nearest.is_dir():
+        raise CorpusError(f'{path}: cannot be written, because {nearest} is not a folder')
+    if not os.access(nearest, os.W_OK):
+        raise CorpusError(f'{path}: {nearest} does not let you write; choose another place')
     return path
 
 # %% ../nbs/64_report.ipynb #def85d07
@@ -151,12 +160,13 @@ def write_tables(
     files = []
     for name, table in findings.tables.items():
         files.append(check_place(folder, folder=True)/f'{name}.csv')
-        with atomic_write(files[-1]) as part: table.to_csv(part, index=table.index.name is not None, lineterminator='\n', encoding='utf-8')
+        with atomic_write(files[-1]) as part:
+            table.to_csv(part, index=table.index.name is not None, lineterminator='\n', encoding='utf-8')
     return files
 
 # %% ../nbs/64_report.ipynb #ad890add
 def picture_tag(
-    figure: object, # matplotlib Figure
+    figure: Any, # matplotlib Figure
     text:str, # what it shows, for those who do not see it
 )->str: # HTML
     "A figure as an image that carries its own data; the same figure gives the same bytes."
@@ -164,12 +174,14 @@ def picture_tag(
     drawn = io.BytesIO()
     with matplotlib.rc_context({'svg.hashsalt': 'kwspot', 'svg.fonttype': 'none'}):
         figure.savefig(drawn, format='svg', bbox_inches='tight', metadata={'Date': None, 'Creator': None})
-    return f'<img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode("ascii")}">'
+    source = base64.b64encode(drawn.getvalue()).decode('ascii')
+    return f'<img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{source}">'
 
 # %% ../nbs/64_report.ipynb #f95717b8
-FORMATS = {'percent': lambda value: f'{100 * value:.1f} %', 'percent2': lambda value: f'{100 * value:.2f} %',
-           'number': lambda value: f'{value:,.0f}', 'three': lambda value: f'{value:.3f}', 'general': lambda value: f'{value:g}',
-           'raw': str, 'text': lambda value: html.escape(str(value))}
+FORMATS: dict[str, Callable] = {
+    'percent': lambda value: f'{100 * value:.1f} %', 'percent2': lambda value: f'{100 * value:.2f} %',
+    'number': lambda value: f'{value:,.0f}', 'three': lambda value: f'{value:.3f}',
+    'general': lambda value: f'{value:g}', 'raw': str, 'text': lambda value: html.escape(str(value))}
 
 # %% ../nbs/64_report.ipynb #fb97b3d0
 def _missing(value):
@@ -202,15 +214,20 @@ def headline(
 )->str: # HTML
     "The figures that must be seen together."
     scores = findings.scores
-    tiles = [('accuracy', f'{100 * scores["accuracy"]:.1f} %', f'95 % over speakers: {interval_text(scores["accuracy_ci95"])}; '
+    tiles = [('accuracy', f'{100 * scores["accuracy"]:.1f} %',
+              f'95 % over speakers: {interval_text(scores["accuracy_ci95"])}; '
               f'over clips (Wilson): {interval_text(scores["accuracy_wilson95"])}'),
-             ('macro-F1', f'{scores["macro_f1"]:.3f}', '95 % over speakers: {:.3f} to {:.3f}'.format(*scores['macro_f1_ci95'])),
-             ('doing nothing', f'{100 * scores["majority_baseline"]:.1f} %', f'always answering "{html.escape(scores["majority_label"])}"'),
+             ('macro-F1', f'{scores["macro_f1"]:.3f}',
+              '95 % over speakers: {:.3f} to {:.3f}'.format(*scores['macro_f1_ci95'])),
+             ('doing nothing', f'{100 * scores["majority_baseline"]:.1f} %', 
+              f'always answering "{html.escape(scores["majority_label"])}"'),
              ('heard', f'{scores["n_clips"]:,} clips',
-              f'{scores["n_speakers"]:,} speakers, split {findings.split}; {len(findings.tables["errors"]):,} errors'),
+              f'{scores["n_speakers"]:,} speakers, split {findings.split}; {len(findings.tables["errors"]):,} '
+              'errors'),
              ('calibration error', f'{100 * scores["calibration"]["ece"]:.1f} points',
               f'{100 * scores["calibration"]["ece_tempered"]:.1f} with a temperature fitted on other speakers')]
-    boxes = ''.join(f'<div><b>{name}</b><span>{value}</span><small>{more}</small></div>' for name, value, more in tiles)
+    boxes = ''.join(f'<div><b>{name}</b><span>{value}</span><small>{more}</small></div>'
+                    for name, value, more in tiles)
     return f'<div class="tiles">{boxes}</div>'
 
 # %% ../nbs/64_report.ipynb #74839072
@@ -221,17 +238,21 @@ def standing_out(
     tables, said = findings.tables, []
     classes, people = tables['per_class'][tables['per_class']['n'] > 0], tables['speakers']
     worst = classes['recall'].idxmin()
-    said.append(f'The class found least often is "{worst}": {100 * classes["recall"][worst]:.1f} % of its {classes["n"][worst]:.0f} clips.')
+    said.append(f'The class found least often is "{worst}": {100 * classes["recall"][worst]:.1f} % of its '
+                f'{classes["n"][worst]:.0f} clips.')
     if len(people) > 1:
         lowest, highest = 100 * people['accuracy'].iloc[[0, -1]]
-        said.append(f'Speakers range from {lowest:.1f} % ({people.index[0]}, {people["n_clips"].iloc[0]} clips) to {highest:.1f} %.')
+        said.append(f'Speakers range from {lowest:.1f} % ({people.index[0]}, {people["n_clips"].iloc[0]} clips) to '
+                    f'{highest:.1f} %.')
     if len(tables['confused']):
         pair = tables['confused'].iloc[0]
-        said.append(f'The commonest confusion is "{pair["label"]}" heard as "{pair["predicted"]}": {pair["n_pair"]} clips.')
+        said.append(f'The commonest confusion is "{pair["label"]}" heard as "{pair["predicted"]}": '
+                    f'{pair["n_pair"]} clips.')
     if 'tolerance' in tables:
         noise = tables['tolerance'][tables['tolerance']['unit'] == 'dB SNR']['lowest'].fillna(np.inf)
         limit = f'{noise.max():g} dB SNR' if np.isfinite(noise.max()) else 'more than 30 dB SNR'
-        said.append(f'The noise that hurts most is {noise.idxmax()}: accuracy stays within five points only down to {limit}.')
+        said.append(f'The noise that hurts most is {noise.idxmax()}: accuracy stays within five points only down '
+                    f'to {limit}.')
     return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in said) + '</ul>'
 
 # %% ../nbs/64_report.ipynb #9a62dafd
@@ -249,7 +270,9 @@ def error_players(
     rate, n_samples = findings.run.info['sample_rate'], findings.run.info['n_samples']
     def player(path):
         if not path: return '–'
-        try: return evaluation.audio_tag(evaluation.read_clips([path], sample_rate=rate, n_samples=n_samples)[0], rate)
+        try:
+            return evaluation.audio_tag(evaluation.read_clips([path], sample_rate=rate, n_samples=n_samples)[0],
+                                        rate)
         except CorpusError: return 'cannot be read any more'
     names = ['/'.join(Path(path).parts[-2:]) for path in errors['path']]
     columns = {'n_pair': ('clips', 'number'), **_CLIP_COLUMNS} if pairs else _CLIP_COLUMNS
@@ -264,9 +287,11 @@ def errors_section(
     "The most certain errors, and a clip for each of the commonest confusions."
     errors = findings.tables['errors']
     if errors.empty: return '<p>There are none.</p>'
-    return ('<p>The errors of which the model was most certain. Listen: is the label wrong, the clip broken, or the model?</p>'
+    return ('<p>The errors of which the model was most certain. Listen: is the label wrong, the clip broken, or '
+            'the model?</p>'
             + error_players(findings, errors[errors['path'] != ''].head(n)) + '<h3>Commonest confusions</h3>'
-            '<p>One clip for each pair, the most certain.</p>' + error_players(findings, findings.tables['confused'], pairs=True))
+            '<p>One clip for each pair, the most certain.</p>'
+            + error_players(findings, findings.tables['confused'], pairs=True))
 
 # %% ../nbs/64_report.ipynb #8c6e0f05
 def classes_section(
@@ -277,9 +302,12 @@ def classes_section(
     columns = {'label': ('class', 'text'), 'precision': ('precision', 'percent'), 'recall': ('recall', 'percent'),
                'f1': ('F1', 'three'), 'n': ('clips', 'number')}
     table = table_tag(findings.tables['per_class'].sort_values('f1').reset_index(), columns)
-    picture = picture_tag(evaluation.plot_confusion(scores['confusion'], scores['labels'], title='Confusion matrix'),
-                          f'Confusion matrix of {len(scores["labels"])} classes; the numbers are in the exported table')
-    return picture + f'<details><summary>Precision, recall and F1 of each class, the worst first</summary>{table}</details>'
+    picture = picture_tag(evaluation.plot_confusion(scores['confusion'], scores['labels'],
+                                                    title='Confusion matrix'),
+                          f'Confusion matrix of {len(scores["labels"])} classes; the numbers are in the exported '
+                          'table')
+    return (picture + '<details><summary>Precision, recall and F1 of each class, the worst '
+                      f'first</summary>{table}</details>')
 
 # %% ../nbs/64_report.ipynb #35080a25
 def speakers_section(
@@ -287,7 +315,8 @@ def speakers_section(
 )->str: # HTML
     "Accuracy of each speaker."
     people = findings.tables['speakers']
-    if people.empty: return '<p>Nobody knows who speaks in these clips, so the intervals take each clip for another speaker.</p>'
+    if people.empty:
+        return '<p>Nobody knows who speaks in these clips, so the intervals take each clip for another speaker.</p>'
     title = f'Accuracy of {"the 30 worst of " if len(people) > 30 else ""}{len(people)} speakers'
     columns = {'speaker': ('speaker', 'text'), 'accuracy': ('accuracy', 'percent'), 'low': ('from', 'percent'),
                'high': ('to', 'percent'), 'n_clips': ('clips', 'number')}
@@ -301,23 +330,28 @@ def operating_section(
     "ROC, DET, operating points and false accepts per hour."
     tables, scores = findings.tables, findings.scores
     if 'detection' not in tables: return ''
-    parts = [f'<p>Each clip is a trial for each keyword. Area under the ROC curve {scores["area_under_curve"]:.4f}, '
-             f'equal error rate {100 * scores["equal_error_rate"]:.2f} %.</p>',
+    parts = ['<p>Each clip is a trial for each keyword. Area under the ROC curve '
+             f'{scores["area_under_curve"]:.4f}, equal error rate {100 * scores["equal_error_rate"]:.2f} %.</p>',
              picture_tag(operating.plot_detection({'all keywords': tables['detection']}),
                          'ROC and DET curve; the table below gives operating points')]
     if 'operating_points' in tables:
         points = tables['operating_points'].copy()
-        for name in ('false_accept', 'miss'): points[f'{name}_text'] = points[f'{name}_rate_ci95'].map(interval_text)
-        where = 'on the validation speakers' if points['chosen_on'].iloc[0] != findings.split else 'on these same clips, which flatters'
-        parts += [f'<h3>Operating points</h3><p>Thresholds chosen {where}; rates measured here, with 95 % intervals over speakers.</p>',
-                  table_tag(points, {'wanted': ('false accepts wanted, at most', 'percent2'), 'threshold': ('threshold', 'three'),
-                                     'false_accept_rate': ('false accepts', 'percent2'), 'false_accept_text': ('interval', 'text'),
+        for name in ('false_accept', 'miss'):
+            points[f'{name}_text'] = points[f'{name}_rate_ci95'].map(interval_text)
+        where = ('on the validation speakers' if points['chosen_on'].iloc[0] != findings.split
+                 else 'on these same clips, which flatters')
+        parts += [f'<h3>Operating points</h3><p>Thresholds chosen {where}; rates measured here, with 95 % '
+                  'intervals over speakers.</p>',
+                  table_tag(points, {'wanted': ('false accepts wanted, at most', 'percent2'),
+                                     'threshold': ('threshold', 'three'),
+                                     'false_accept_rate': ('false accepts', 'percent2'),
+                                     'false_accept_text': ('interval', 'text'),
                                      'miss_rate': ('misses', 'percent2'), 'miss_text': ('interval', 'text')})]
     if 'false_accepts_per_hour' in tables:
         rates = tables['false_accepts_per_hour']
         minutes = 60 * rates['hours'].iloc[0]
-        parts += [f'<h3>False accepts per hour</h3><p>On {minutes:.1f} minutes of noise recordings without a word; up to '
-                  f'{rates["high"].min():.0f} an hour cannot be excluded from so little.</p>',
+        parts += [f'<h3>False accepts per hour</h3><p>On {minutes:.1f} minutes of noise recordings without a '
+                  f'word; up to {rates["high"].min():.0f} an hour cannot be excluded from so little.</p>',
                   picture_tag(operating.plot_accepts(rates, title='False accepts in noise'),
                               'False accepts per hour against the threshold')]
     return ''.join(parts)
@@ -333,10 +367,11 @@ def calibration_section(
     if kept:
         cooled = operating.temper(findings.probabilities, kept['temperature']).max(1)
         tables[f'at the stored temperature {kept["temperature"]:.2f}'] = operating.reliability(cooled, right)
-    said = ('<p>Of the clips to which the model gives 90 %, nine in ten should be right. The expected calibration error is '
-            f'{100 * facts["ece"]:.1f} points; {100 * facts["ece_tempered"]:.1f} with a temperature fitted on other speakers '
-            f'(about {facts["temperature"]:.2f}). '
-            + ('' if kept else 'No temperature is stored with the run; <code>kwspot evaluate --calibrate</code> does that.') + '</p>')
+    said = ('<p>Of the clips to which the model gives 90 %, nine in ten should be right. The expected calibration '
+            f'error is {100 * facts["ece"]:.1f} points; {100 * facts["ece_tempered"]:.1f} with a temperature '
+            f'fitted on other speakers (about {facts["temperature"]:.2f}). '
+            + ('' if kept else 'No temperature is stored with the run; <code>kwspot evaluate --calibrate</code> '
+                               'does that.') + '</p>')
     return said + picture_tag(operating.plot_reliability(tables, title='Reliability'),
                               'Accuracy against the probability of what was predicted')
 
@@ -348,9 +383,11 @@ def robustness_section(
     if 'robustness' not in findings.tables: return ''
     curves, limits = findings.tables['robustness'], findings.tables['tolerance'].reset_index()
     text = f'Accuracy against {", ".join(dict.fromkeys(curves["group"]))}; the exported table has the numbers'
-    columns = {'condition': ('condition', 'text'), 'lowest': ('from', 'general'), 'highest': ('to', 'general'), 'unit': ('', 'text')}
+    columns = {'condition': ('condition', 'text'), 'lowest': ('from', 'general'), 'highest': ('to', 'general'),
+               'unit': ('', 'text')}
     return (f'<p>The same {curves["n_clips"].iloc[0]} clips, spoilt in one way at a time. Dashed: as they are.</p>'
-            + picture_tag(robustness.plot_robustness(curves), text) + '<h3>Within five points of clean</h3>' + table_tag(limits, columns))
+            + picture_tag(robustness.plot_robustness(curves), text) + '<h3>Within five points of clean</h3>'
+            + table_tag(limits, columns))
 
 # %% ../nbs/64_report.ipynb #21f6dfed
 def cost_section(
@@ -360,7 +397,8 @@ def cost_section(
     if 'cost' not in findings.tables: return ''
     columns = {'format': ('format', 'text'), 'bytes': ('bytes', 'number'), 'parameters': ('parameters', 'number'),
                'p50_ms': ('median (ms)', 'three'), 'p99_ms': ('99 % (ms)', 'three')}
-    return ('<p>Waveform in, probabilities out, one clip at a time, on the machine that wrote this page; exported files on one core.</p>'
+    return ('<p>Waveform in, probabilities out, one clip at a time, on the machine that wrote this page; exported '
+            'files on one core.</p>'
             + table_tag(findings.tables['cost'].reset_index(), columns))
 
 # %% ../nbs/64_report.ipynb #ac17caf0
@@ -369,18 +407,23 @@ def facts_section(
 )->str: # HTML
     "Model, task, training data and versions, as run.json has them."
     info, known = findings.run.info, findings.run.info.get('corpus') or {}
-    facts = {'run': Path(findings.run.folder).name, **{name: info.get(name) for name in ('model', 'parameters', 'task')},
-             'recipe': (info.get('recipe') or {}).get('name'), 'epochs': info.get('epochs_done'), 'seed of the training': info.get('seed'),
+    facts = {'run': Path(findings.run.folder).name,
+             **{name: info.get(name) for name in ('model', 'parameters', 'task')},
+             'recipe': (info.get('recipe') or {}).get('name'), 'epochs': info.get('epochs_done'),
+             'seed of the training': info.get('seed'),
              'training clips': known.get('n_train'), 'training speakers': known.get('n_train_speakers'),
              'corpus fingerprint': known.get('fingerprint'), 'seed of this report': findings.scores['seed'],
              **{f'{name} of the training': version for name, version in (info.get('versions') or {}).items()}}
-    rows = ''.join(f'<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>' for name, value in facts.items()
+    rows = ''.join(f'<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>'
+                   for name, value in facts.items()
                    if value is not None)
     return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
 # %% ../nbs/64_report.ipynb #075e22b0
-SECTIONS = {'What stands out': standing_out, 'Errors': errors_section, 'Classes': classes_section, 'Speakers': speakers_section,
-            'Operating point': operating_section, 'Calibration': calibration_section, 'Robustness': robustness_section,
+SECTIONS = {'What stands out': standing_out, 'Errors': errors_section, 'Classes': classes_section,
+            'Speakers': speakers_section,
+            'Operating point': operating_section, 'Calibration': calibration_section,
+            'Robustness': robustness_section,
             'Size and latency': cost_section, 'The run': facts_section}
 
 STYLE = """
@@ -395,9 +438,12 @@ nav { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .8rem 0 1.2rem 
 .tiles div { border: 1px solid #ccd5dc; border-radius: .4rem; padding: .6rem .8rem; background: #f6f9fb }
 .tiles b { display: block; font-weight: 600; color: #444 } .tiles small { color: #444 }
 .tiles span { display: block; font-size: 1.5rem; line-height: 1.3 }
-.scroll { overflow-x: auto } table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .22rem 1.1rem .22rem 0; border-bottom: 1px solid #e2e6ea; text-align: right; vertical-align: middle }
-th.text, td.text, td.raw, .facts td { text-align: left } th { vertical-align: bottom; border-bottom: 2px solid #ccd5dc }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { padding: .22rem 1.1rem .22rem 0; border-bottom: 1px solid #e2e6ea }
+th, td { text-align: right; vertical-align: middle }
+th.text, td.text, td.raw, .facts td { text-align: left }
+th { vertical-align: bottom; border-bottom: 2px solid #ccd5dc }
 .facts td:last-child { overflow-wrap: anywhere } audio { height: 2rem; width: 15rem; display: block }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0 }
 summary { cursor: pointer; color: #005a8c; margin: .4rem 0 } code { background: #eef2f5; padding: 0 .25rem }
@@ -420,7 +466,8 @@ def page(
     task = f'{len(findings.scores["labels"])} classes, task {findings.scores["task"]}, split {findings.split}'
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta name="generator" content="kwspot"><title>{html.escape(name)}</title><link rel="icon" href="data:,">'
+            f'<meta name="generator" content="kwspot"><title>{html.escape(name)}</title><link rel="icon" '
+            'href="data:,">'
             f'<style>{STYLE}</style></head>\n<body><header><h1>{html.escape(name)}</h1><p>{html.escape(task)}. '
             'This page holds recordings of people: pass it on only to those who may hear them.</p></header>\n'
             f'<nav>{links}</nav>\n<main>{headline(findings)}{body}</main></body></html>\n')
@@ -433,5 +480,6 @@ def write_report(
     more:dict[str, str]|None=None, # further sections: title -> HTML
 )->Path: # the file
     "Write the report, whole or not at all. `CorpusError` where nothing can be written."
-    with atomic_write(check_place(file)) as part: part.write_text(page(findings, more=more), encoding='utf-8', newline='\n')
+    with atomic_write(check_place(file)) as part:
+        part.write_text(page(findings, more=more), encoding='utf-8', newline='\n')
     return Path(file)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 import soxr
@@ -66,10 +67,12 @@ def limit_band(
     *,
     kind:str='low', # passes what is lower; 'high': what is higher
 )->np.ndarray: # (n, n_samples) int16
-    "The clips without part of their spectrum; a low cutoff of half the sample rate or more, or a high one of 0, changes nothing."
+    """The clips without part of their spectrum; a low cutoff of half the sample rate or more, or a high one
+    of 0, changes nothing."""
     if kind not in ('low', 'high'): raise ValueError(f'{kind!r}: choose low or high')
     if (kind == 'low' and cutoff_hz >= sample_rate / 2) or (kind == 'high' and cutoff_hz <= 0): return clips
-    return to_int16(signal.sosfilt(signal.butter(6, cutoff_hz, kind, fs=sample_rate, output='sos'), clips.astype(float), axis=1))
+    return to_int16(signal.sosfilt(signal.butter(6, cutoff_hz, kind, fs=sample_rate, output='sos'),
+                                   clips.astype(float), axis=1))
 
 # %% ../nbs/63_robustness.ipynb #e020e62f
 def lower_rate(
@@ -98,7 +101,8 @@ def speech_power(
     range_db:float=20, # frames further below the loudest hold no speech
 )->np.ndarray: # (n,) mean square; 0 for a clip of zeros
     "The power of each clip in the frames where it is loud."
-    frames = np.square(clips[:, :clips.shape[1] // frame * frame].reshape(len(clips), -1, frame), dtype=float).mean(2)
+    frames = np.square(clips[:, :clips.shape[1] // frame * frame].reshape(len(clips), -1, frame),
+                       dtype=float).mean(2)
     loud = frames > frames.max(1, keepdims=True) * 10**(-range_db / 10)
     return (frames * loud).sum(1) / np.maximum(loud.sum(1), 1)
 
@@ -134,12 +138,16 @@ def noises(
     rng, n_voices = np.random.default_rng(seed), min(6, len(clips))
     voices = np.stack([clips[rng.permutation(len(clips))[:60]].ravel() for _ in range(n_voices)]).astype(float)
     loud = np.sqrt(np.square(voices).mean(1, keepdims=True))
-    made = {'white noise': coloured_noise(20 * sample_rate, 0, rng), 'pink noise': coloured_noise(20 * sample_rate, -3, rng),
+    made = {'white noise': coloured_noise(20 * sample_rate, 0, rng),
+            'pink noise': coloured_noise(20 * sample_rate, -3, rng),
             'babble': (voices / np.maximum(loud, 1)).sum(0)}
-    rows = index[(index['word'] == NOISE) & (index['n_samples'] > 0) & ((index['split'] == split) | (split == 'all'))]
+    rows = index[(index['word'] == NOISE) & (index['n_samples'] > 0)
+                 & ((index['split'] == split) | (split == 'all'))]
     for path in rows['path']:
         own = read_clip(path, sample_rate=sample_rate)
-        if own.any(): made[Path(path).stem.replace('_', ' ') + (' (corpus)' if Path(path).stem.replace('_', ' ') in made else '')] = own
+        if own.any():
+            made[Path(path).stem.replace('_', ' ') + (' (corpus)' if Path(path).stem.replace('_', ' ') in made
+                                                      else '')] = own
     return {name: sound for name, sound in made.items() if np.any(sound)}
 
 # %% ../nbs/63_robustness.ipynb #d201cc4f
@@ -161,8 +169,11 @@ def sweeps(
 )->dict[str, Sweep]:
     "The usual conditions, by name."
     frame = sample_rate // 50
-    def noisy(sound, name): return lambda clips, level: add_noise(clips, level, sound, frame=frame, seed=zlib.crc32(name.encode()) + seed)
-    found = {name: Sweep('noise', 'dB SNR', (-5, 0, 5, 10, 15, 20, 30), 30, noisy(sound, name)) for name, sound in (noise or {}).items()}
+    def noisy(sound, name):
+        return lambda clips, level: add_noise(clips, level, sound, frame=frame,
+                                              seed=zlib.crc32(name.encode()) + seed)
+    found = {name: Sweep('noise', 'dB SNR', (-5, 0, 5, 10, 15, 20, 30), 30, noisy(sound, name))
+             for name, sound in (noise or {}).items()}
     below = tuple(hz for hz in (1000, 1500, 2000, 3000, 4000, 6000) if hz < sample_rate / 2) + (sample_rate / 2,)
     rates = tuple(hz for hz in (3000, 4000, 6000, 8000, 11025) if hz < sample_rate) + (sample_rate,)
     return found | {
@@ -170,16 +181,19 @@ def sweeps(
                             lambda clips, level: shift_time(clips, level, sample_rate)),
         'gain': Sweep('gain', 'dB', (-60, -50, -40, -30, -20, -10, 0, 10, 20, 30), 0, change_gain),
         'clipping': Sweep('clipping', 'dB below the peak', (0, 6, 12, 18, 24, 30, 40), 0, clip_peaks),
-        'low-pass': Sweep('band', 'Hz', below, sample_rate / 2, lambda clips, level: limit_band(clips, level, sample_rate)),
+        'low-pass': Sweep('band', 'Hz', below, sample_rate / 2,
+                          lambda clips, level: limit_band(clips, level, sample_rate)),
         'high-pass': Sweep('band', 'Hz', (0, 100, 200, 300, 500, 1000, 2000), 0,
                            lambda clips, level: limit_band(clips, level, sample_rate, kind='high')),
-        'resampled': Sweep('sample rate', 'Hz', rates, sample_rate, lambda clips, level: lower_rate(clips, level, sample_rate)),
-        'resampled without a filter': Sweep('sample rate', 'Hz', rates, sample_rate,
-                                            lambda clips, level: lower_rate(clips, level, sample_rate, filtered=False))}
+        'resampled': Sweep('sample rate', 'Hz', rates, sample_rate,
+                           lambda clips, level: lower_rate(clips, level, sample_rate)),
+        'resampled without a filter': Sweep(
+            'sample rate', 'Hz', rates, sample_rate,
+            lambda clips, level: lower_rate(clips, level, sample_rate, filtered=False))}
 
 # %% ../nbs/63_robustness.ipynb #e9b3b74e
 def run_sweep(
-    run: object, # a training.Run, or anything with `labels` and `predict`
+    run: Any, # a training.Run, or anything with `labels` and `predict`
     clips:np.ndarray, # (n, n_samples) int16
     targets:np.ndarray, # (n,) int, true class
     speakers:np.ndarray, # (n,) '' where nobody knows
@@ -192,36 +206,41 @@ def run_sweep(
     rows = []
     for value in sweep.levels:
         right = np.asarray(run.predict(sweep.spoil(clips, value))).argmax(1) == targets
-        rows.append((float(value), float(right.mean()), *bootstrap_accuracy(right, speakers, seed=seed, n_boot=n_boot)))
+        rows.append((float(value), float(right.mean()),
+                     *bootstrap_accuracy(right, speakers, seed=seed, n_boot=n_boot)))
     return pd.DataFrame(rows, columns=['level', 'accuracy', 'low', 'high'])
 
 # %% ../nbs/63_robustness.ipynb #aeb76466
 def sample_clips(
-    run: object, # a training.Run, or anything with `labels` and `info`
+    run: Any, # a training.Run, or anything with `labels` and `info`
     index:pd.DataFrame, # of `corpus.index`
     *,
     split:str='test', # whose clips
     n_clips:int=400, # at most
     seed:int=0, # of the choice
 )->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, label, ...; (n, n_samples) int16
-    "Some clips of a split that the run has a class for, drawn at random and read. `CorpusError` when there are none."
+    """Some clips of a split that the run has a class for, drawn at random and read. `CorpusError` when there
+    are none."""
     chosen = select_clips(run, index, split=split)
     chosen = chosen[chosen['n_samples'] > 0]
     if chosen.empty: raise CorpusError(f'no clip of split {split} can be read; audit the corpus')
-    table = chosen.iloc[np.sort(np.random.default_rng(seed).permutation(len(chosen))[:n_clips])].reset_index(drop=True)
-    return table, read_clips(list(table['path']), sample_rate=run.info['sample_rate'], n_samples=run.info['n_samples'])
+    table = chosen.iloc[np.sort(np.random.default_rng(seed).permutation(len(chosen))[:n_clips])].reset_index(
+        drop=True)
+    return table, read_clips(list(table['path']), sample_rate=run.info['sample_rate'],
+                             n_samples=run.info['n_samples'])
 
 # %% ../nbs/63_robustness.ipynb #ec5a69c8
 def robustness(
-    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
     split:str='test', # whose clips
     n_clips:int=400, # at most
     conditions:Sequence[str]|None=None, # names of sweeps; None: all
     seed:int=0, # of the choice of clips, the noise and the bootstrap
-)->pd.DataFrame: # condition, group, unit, neutral, level, accuracy, low, high, clean (accuracy of the clips as they are), n_clips
-    "Accuracy under each condition at each level. `CorpusError` for clips that are missing, `ValueError` for a condition that is unknown."
+)->pd.DataFrame: # condition, group, unit, neutral, level, accuracy, low, high, clean (clips as they are), n_clips
+    """Accuracy under each condition at each level. `CorpusError` for clips that are missing, `ValueError` for
+    a condition that is unknown."""
     index = corpora.index(corpus) if isinstance(corpus, (str, Path)) else corpus
     table, clips = sample_clips(run, index, split=split, n_clips=n_clips, seed=seed)
     targets, speakers = class_numbers(table['label'], run_labels(run)), table['speaker'].to_numpy(dtype=object)
@@ -231,13 +250,15 @@ def robustness(
         raise ValueError(f'there is no condition {unknown[0]!r}; there are {", ".join(found)}')
     clean = float((np.asarray(run.predict(clips)).argmax(1) == targets).mean())
     parts = [run_sweep(run, clips, targets, speakers, sweep, seed=seed).assign(
-                 condition=name, group=sweep.group, unit=sweep.unit, neutral=float(sweep.neutral), clean=clean, n_clips=len(clips))
+                 condition=name, group=sweep.group, unit=sweep.unit, neutral=float(sweep.neutral), clean=clean,
+                 n_clips=len(clips))
              for name, sweep in found.items() if conditions is None or name in conditions]
     columns = ['condition', 'group', 'unit', 'neutral', 'level', 'accuracy', 'low', 'high', 'clean', 'n_clips']
     return pd.concat(parts, ignore_index=True)[columns]
 
 # %% ../nbs/63_robustness.ipynb #a14011e1
-COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000') # Okabe and Ito's, for the colour-blind too
+# Okabe and Ito's, for the colour-blind too
+COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
 
 
 def plot_robustness(
@@ -249,13 +270,16 @@ def plot_robustness(
     import matplotlib.pyplot as plt
     groups = list(dict.fromkeys(curves['group']))
     n_rows = -(-len(groups) // 3)
-    figure, panels = plt.subplots(n_rows, 3, figsize=(9, 2.6 * n_rows), dpi=72, layout='constrained', squeeze=False, sharey=True)
+    figure, panels = plt.subplots(n_rows, 3, figsize=(9, 2.6 * n_rows), dpi=72, layout='constrained', squeeze=False,
+                                  sharey=True)
     for axes, group in zip(panels.flat, groups):
         chosen = curves[curves['group'] == group]
         for i, (name, part) in enumerate(chosen.groupby('condition', sort=False)):
             colour, mark = COLOURS[i % len(COLOURS)], 'os^vDPX'[i % 7]
-            axes.fill_between(part['level'], 100 * part['low'], 100 * part['high'], color=colour, alpha=.12, linewidth=0)
-            axes.plot(part['level'], 100 * part['accuracy'], f'{mark}-', color=colour, markersize=4, linewidth=1.2, label=name)
+            axes.fill_between(part['level'], 100 * part['low'], 100 * part['high'], color=colour, alpha=.12,
+                              linewidth=0)
+            axes.plot(part['level'], 100 * part['accuracy'], f'{mark}-', color=colour, markersize=4,
+                      linewidth=1.2, label=name)
         axes.axhline(100 * chosen['clean'].iloc[0], color='#777777', linestyle='--', linewidth=.8)
         axes.set(title=group, xlabel=chosen['unit'].iloc[0], ylim=(0, 101))
         axes.grid(color='#e5e5e5'), axes.locator_params(axis='x', nbins=6)
@@ -276,15 +300,20 @@ def plot_robustness_interactive(
     "One group of conditions, with values to point at."
     import plotly.graph_objects as go
     chosen, figure = curves[curves['group'] == group], go.Figure()
-    if chosen.empty: raise ValueError(f'no condition of group {group!r}; there are {", ".join(dict.fromkeys(curves["group"]))}')
+    if chosen.empty:
+        raise ValueError(f'no condition of group {group!r}; there are {", ".join(dict.fromkeys(curves["group"]))}')
     for i, (name, part) in enumerate(chosen.groupby('condition', sort=False)):
         ends = (100 * part[['low', 'high']]).round(1)
-        figure.add_scatter(x=part['level'].tolist(), y=(100 * part['accuracy']).round(1).tolist(), name=name, mode='lines+markers',
-                           line_color=COLOURS[i % len(COLOURS)], marker_symbol=i, customdata=ends.values.tolist(),
-                           hovertemplate='%{x} ' + part['unit'].iloc[0] + ': %{y} %<br>interval %{customdata[0]} to %{customdata[1]} %')
+        figure.add_scatter(x=part['level'].tolist(), y=(100 * part['accuracy']).round(1).tolist(), name=name,
+                           mode='lines+markers', line_color=COLOURS[i % len(COLOURS)], marker_symbol=i,
+                           customdata=ends.values.tolist(),
+                           hovertemplate=f'%{{x}} {part["unit"].iloc[0]}: %{{y}} %<br>'
+                                         'interval %{customdata[0]} to %{customdata[1]} %')
     figure.add_hline(y=100 * chosen['clean'].iloc[0], line_dash='dash', line_color='#777777')
-    return figure.update_layout(title=title, height=400, margin=dict(l=70, r=20, t=50, b=50), template='plotly_white',
-                                xaxis_title=chosen['unit'].iloc[0], yaxis=dict(title='accuracy (%)', range=[0, 101]))
+    return figure.update_layout(title=title, height=400, margin=dict(l=70, r=20, t=50, b=50),
+                                template='plotly_white',
+                                xaxis_title=chosen['unit'].iloc[0],
+                                yaxis=dict(title='accuracy (%)', range=[0, 101]))
 
 # %% ../nbs/63_robustness.ipynb #c1f0d57e
 def tolerance(
@@ -296,13 +325,15 @@ def tolerance(
     rows = {}
     for name, part in curves.groupby('condition', sort=False):
         part = part.sort_values('level')
-        fine, start = (part['accuracy'] >= part['clean'] - drop - 1e-9).to_numpy(), int(np.argmin(np.abs(part['level'] - part['neutral'])))
+        fine, start = ((part['accuracy'] >= part['clean'] - drop - 1e-9).to_numpy(),
+                       int(np.argmin(np.abs(part['level'] - part['neutral']))))
         first, last = start, start
         while first > 0 and fine[first - 1]: first -= 1
         while last < len(fine) - 1 and fine[last + 1]: last += 1
         ends = (part['level'].iloc[first], part['level'].iloc[last]) if fine[start] else (np.nan, np.nan)
         rows[name] = (*ends, part['unit'].iloc[0])
-    return pd.DataFrame.from_dict(rows, orient='index', columns=['lowest', 'highest', 'unit']).rename_axis('condition')
+    return pd.DataFrame.from_dict(rows, orient='index',
+                                  columns=['lowest', 'highest', 'unit']).rename_axis('condition')
 
 # %% ../nbs/63_robustness.ipynb #c4244b21
 def latency(
@@ -324,17 +355,21 @@ def latency(
 
 # %% ../nbs/63_robustness.ipynb #9782832c
 def cost_table(
-    run: object, # a training.Run, or anything with `info`, `folder` and `predict`
+    run: Any, # a training.Run, or anything with `info`, `folder` and `predict`
     clip:np.ndarray, # (n_samples,) int16
     *,
     n:int=100, # answers that are timed
 )->pd.DataFrame: # by format: bytes, p50_ms, p99_ms; exported files with one thread
     "Size and latency of a run's own model and of the files it was exported to."
     own, rows = Path(run.folder)/'model.keras', {}
-    rows['the run itself'] = {'bytes': own.stat().st_size if own.is_file() else None, **latency(run.predict, clip, n=n)}
-    for file in sorted(path for path in (Path(run.folder)/'export').glob('*') if path.suffix in ('.keras', '.tflite', '.onnx')):
+    rows['the run itself'] = {'bytes': own.stat().st_size if own.is_file() else None,
+                              **latency(run.predict, clip, n=n)}
+    for file in sorted(path for path in (Path(run.folder)/'export').glob('*')
+                       if path.suffix in ('.keras', '.tflite', '.onnx')):
         from kwspot.export import ExportError, load_exported
-        try: rows[f'export/{file.name}'] = {'bytes': file.stat().st_size, **latency(load_exported(file).predict, clip, n=n)}
+        try:
+            rows[f'export/{file.name}'] = {'bytes': file.stat().st_size,
+                                           **latency(load_exported(file).predict, clip, n=n)}
         except ExportError: continue # needs a package that is not installed here
     table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('format').drop(columns='n')
     return table.astype({'bytes': 'Int64'}).assign(parameters=run.info.get('parameters'))
