@@ -2,7 +2,8 @@
 
 Needs playwright (in the dev extra) and Chromium (Debian: `apt-get install chromium`; elsewhere `python -m playwright install chromium`) and
 is skipped without them. Cells flagged `slow` or `data` are left as they are stored, as by `nbdev_test`; KWSPOT_LAB_SLOW=1 runs them too.
-KWSPOT_SCREENSHOTS names a folder for a picture of each notebook.
+KWSPOT_SCREENSHOTS names a folder for a picture of each notebook. On Linux the kernels are forked from a process that has imported TensorFlow
+(`warm_kernel.py`), which saves minutes; KWSPOT_LAB_COLD=1 starts each as Jupyter does.
 """
 import contextlib
 import json
@@ -11,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -49,17 +51,14 @@ start_script = """(slow) => {
   const source = cell => cell.model.sharedModel.source;
   const wanted = cell => cell.model.type === 'code' && source(cell).trim() && (slow || !/^#\\|\\s*(slow|data)\\b/m.test(source(cell)));
   window.wanted = notebook.widgets.map((cell, i) => i).filter(i => wanted(notebook.widgets[i]));
-  if (!window.wanted.length) return;
+  window.finished = !window.wanted.length;
+  if (window.finished) return;
   notebook.deselectAll();
   notebook.activeCellIndex = window.wanted[0];
   for (const i of window.wanted) notebook.select(notebook.widgets[i]);
-  jupyterapp.commands.execute('notebook:run-cell');
+  jupyterapp.commands.execute('notebook:run-cell').finally(() => { window.finished = true; });
 }"""
-done_script = """() => {
-  const panel = jupyterapp.shell.currentWidget, cells = window.wanted.map(i => panel.content.widgets[i].model);
-  const failed = cells.some(cell => cell.outputs.toJSON().some(output => output.output_type === 'error'));
-  return panel.sessionContext.session.kernel.status === 'idle' && (failed || cells.every(cell => cell.executionCount !== null));
-}"""
+done_script = "() => window.finished && jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
 settled_script = """() => {
   const page = document.querySelector('.jp-NotebookPanel');
   for (const player of page.querySelectorAll('audio[preload=none]')) { player.preload = 'metadata'; player.load(); }
@@ -117,7 +116,27 @@ def browser():
 
 
 @pytest.fixture(scope='module')
-def lab(browser, tmp_path_factory) -> Iterator[str]:
+def kernels() -> Iterator[dict[str, str]]:
+    "What makes JupyterLab start kernels in which TensorFlow is imported already; nothing where a process cannot be forked safely."
+    if sys.platform != 'linux' or os.environ.get('KWSPOT_LAB_COLD'):
+        yield {}
+        return
+    script, environment = Path(__file__).with_name('warm_kernel.py'), {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'}
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which may be too long for the name of a socket
+        address, place = Path(folder) / 'line', Path(folder) / 'kernels' / 'python3'
+        serving = subprocess.Popen([sys.executable, script, 'serve', address], stderr=subprocess.DEVNULL, env=environment)
+        place.mkdir(parents=True)
+        command = [sys.executable, '-S', '-E', str(script), str(address), '{connection_file}']
+        (place / 'kernel.json').write_text(json.dumps({'argv': command, 'display_name': 'python3', 'language': 'python'}), encoding='utf-8')
+        while not address.exists() and serving.poll() is None: time.sleep(0.1)
+        assert serving.poll() is None, 'the process that kernels are forked from has ended'
+        yield {'JUPYTER_PATH': os.pathsep.join(filter(None, [folder, os.environ.get('JUPYTER_PATH')]))}
+        serving.terminate()
+        serving.wait(20)
+
+
+@pytest.fixture(scope='module')
+def lab(browser, kernels, tmp_path_factory) -> Iterator[str]:
     "The address of a JupyterLab that serves a copy of the notebooks."
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -129,7 +148,7 @@ def lab(browser, tmp_path_factory) -> Iterator[str]:
                f'--IdentityProvider.token={token}', '--LabApp.expose_app_in_browser=True', f'--ServerApp.root_dir={home}',
                '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None', '--LabApp.extension_manager=readonly',
                '--LanguageServerManager.autodetect=False']
-    environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
+    environment = {**os.environ, **kernels, 'TF_CPP_MIN_LOG_LEVEL': '3', 'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
                    'JUPYTERLAB_WORKSPACES_DIR': str(home / 'workspaces')}
     server = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     address = f'http://127.0.0.1:{port}'
@@ -207,16 +226,20 @@ touches = {'10_exploration': touch_explore, '23_review': touch_review, '70_strea
 
 def visit(page, name: str) -> Iterator[None]:
     "Open a notebook, run it, look at it and touch its panel; yields while it waits, returns what was seen."
+    times = [time.monotonic()]
     yield from until(page, restored_script, what='JupyterLab does not start')
     page.evaluate(open_script, f'nbs/{name}.ipynb')
     yield from until(page, ready_script, f'nbs/{name}.ipynb', what='the notebook does not open')
+    times.append(time.monotonic())
     page.evaluate(start_script, slow)
     yield from until(page, done_script, what='the cells do not end')
+    times.append(time.monotonic())
     with contextlib.suppress(TimeoutError): yield from until(page, settled_script, seconds=10)
     cells = page.evaluate(look_script)
     screenshot(page, name)
     if name in touches: yield from touches[name](page)
-    return cells
+    times.append(time.monotonic())
+    return cells, [round(after - before, 1) for before, after in zip(times, times[1:])]
 
 
 def screenshot(page, name: str) -> None:
@@ -254,10 +277,11 @@ class Tour:
         page, trouble = self.idle.pop() if self.idle else self.new_page()
         self.open[name] = page, visit(page, name), trouble, time.monotonic()
 
-    def end(self, name: str, cells: list, problem: str) -> None:
+    def end(self, name: str, cells: list, problem: str, parts: list | None = None) -> None:
         "Keep what was seen, and close the notebook and its kernel; a page in which something went wrong is not used again."
         page, _, trouble, started = self.open.pop(name)
-        self.seen[name] = {'cells': cells, 'problem': problem, 'trouble': list(trouble), 'seconds': round(time.monotonic() - started, 1)}
+        self.seen[name] = {'cells': cells, 'problem': problem, 'trouble': list(trouble),
+                           'seconds': [round(time.monotonic() - started, 1), *(parts or [])]}  # in all; to open, to run, to look
         with contextlib.suppress(playwright.Error): page.evaluate(close_script)
         trouble.clear()  # what closing causes does not count
         if problem: page.close()
@@ -269,9 +293,9 @@ class Tour:
             while self.waiting and len(self.open) < at_once: self.begin(self.waiting.pop(0))
             for each, (page, steps, _, _) in list(self.open.items()):
                 try: next(steps)
-                except StopIteration as stop: self.end(each, stop.value, '')
+                except StopIteration as stop: self.end(each, stop.value[0], '', stop.value[1])
                 except (TimeoutError, AssertionError, playwright.Error) as error: self.end(each, [], f'{type(error).__name__}: {error}')
-                else: page.wait_for_timeout(60)
+                else: page.wait_for_timeout(100)
         return self.seen[name]
 
 

@@ -1,5 +1,6 @@
 """The package outside its notebooks: light to import, whole in a wheel, and documented."""
 import ast
+import json
 import subprocess
 import sys
 import zipfile
@@ -55,3 +56,13 @@ def test_public_functions_are_documented(path):
             if '#' not in text: missing.append(f'{node.name}({argument.arg}): no comment')
             if argument.annotation is None: missing.append(f'{node.name}({argument.arg}): no type')
     assert not missing, missing
+
+
+@pytest.mark.parametrize('path', sorted((root / 'nbs').glob('*.ipynb')), ids=lambda path: path.stem)
+def test_code_cells_fit_a_page(path):
+    "JupyterLab cuts what is longer than 116 characters, and a cell of more than 45 lines is more than one idea."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    assert all(''.join(cell['source']).strip() for cell in cells), 'an empty cell'
+    sources = [''.join(cell['source']).splitlines() for cell in cells if cell['cell_type'] == 'code']
+    assert not [line for lines in sources for line in lines if len(line) > 116]
+    assert not [lines[:3] for lines in sources if len(lines) > 45]
