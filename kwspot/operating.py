@@ -13,6 +13,7 @@ __all__ = ['keyword_trials', 'detection_curve', 'area_under_curve', 'equal_error
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
@@ -29,35 +30,44 @@ def keyword_trials(
     *,
     keywords:Sequence[str]|None=None, # labels that are spotted; None: all but 'unknown' and 'silence'
 )->pd.DataFrame: # clip (row of probabilities), keyword, score, is_target; a row a clip and keyword
-    "What a threshold decides on. `ValueError` for NaN, a keyword that is no label, or when nothing is left to accept or to refuse."
+    """What a threshold decides on. `ValueError` for NaN, a keyword that is no label, or when nothing is left to
+    accept or to refuse."""
     probabilities, targets = np.asarray(probabilities), np.asarray(targets)
-    chosen = [label for label in labels if label not in ('unknown', 'silence')] if keywords is None else list(keywords)
+    spotted = [label for label in labels if label not in ('unknown', 'silence')]
+    chosen = spotted if keywords is None else list(keywords)
     strange = [word for word in chosen if word not in labels]
     if strange: raise ValueError(f'{strange[0]!r} is no label; there are {", ".join(labels)}')
     if probabilities.shape != (len(targets), len(labels)):
-        raise ValueError(f'probabilities of shape {probabilities.shape} for {len(targets)} clips and {len(labels)} labels')
+        raise ValueError(f'probabilities of shape {probabilities.shape} for {len(targets)} clips and {len(labels)} '
+                         'labels')
     if not np.isfinite(probabilities).all(): raise ValueError('some probabilities are NaN or infinite')
     columns = [list(labels).index(word) for word in chosen]
     return pd.DataFrame({'clip': np.repeat(np.arange(len(targets)), len(columns)),
-                         'keyword': pd.Categorical.from_codes(np.tile(np.arange(len(columns)), len(targets)), chosen),
-                         'score': probabilities[:, columns].ravel(), 'is_target': (targets[:, None] == columns).ravel()})
+                         'keyword': pd.Categorical.from_codes(np.tile(np.arange(len(columns)), len(targets)),
+                                                              chosen),
+                         'score': probabilities[:, columns].ravel(),
+                         'is_target': (targets[:, None] == columns).ravel()})
 
 # %% ../nbs/62_operating.ipynb #0a9faf6d
 def detection_curve(
     scores:np.ndarray, # (n,) higher: rather accept
     is_target:np.ndarray, # (n,) bool, was it said
-)->pd.DataFrame: # threshold (accept from here up), n_false_accepts, n_misses, false_accept_rate, miss_rate; strictest first
-    "Both error rates at every threshold that makes a difference. `ValueError` without targets or without anything else."
+)->pd.DataFrame: # threshold, n_false_accepts, n_misses, false_accept_rate, miss_rate; strictest first
+    """Both error rates at every threshold that makes a difference. `ValueError` without targets or without anything
+    else."""
     scores, is_target = np.asarray(scores, float), np.asarray(is_target, bool)
     n_targets = int(is_target.sum())
-    if not 0 < n_targets < len(scores): raise ValueError(f'{n_targets} targets among {len(scores)} trials: some of both are needed')
+    if not 0 < n_targets < len(scores):
+        raise ValueError(f'{n_targets} targets among {len(scores)} trials: some of both are needed')
     if not np.isfinite(scores).all(): raise ValueError('some scores are NaN or infinite')
     order = np.argsort(-scores, kind='stable')
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     accepted, hits = last + 1, np.cumsum(is_target[order])[last]
-    table = pd.DataFrame({'threshold': np.append(np.inf, scores[order][last]), 'n_false_accepts': np.append(0, accepted - hits),
+    table = pd.DataFrame({'threshold': np.append(np.inf, scores[order][last]),
+                          'n_false_accepts': np.append(0, accepted - hits),
                           'n_misses': n_targets - np.append(0, hits)})
-    return table.assign(false_accept_rate=table['n_false_accepts'] / (len(scores) - n_targets), miss_rate=table['n_misses'] / n_targets)
+    return table.assign(false_accept_rate=table['n_false_accepts'] / (len(scores) - n_targets),
+                        miss_rate=table['n_misses'] / n_targets)
 
 # %% ../nbs/62_operating.ipynb #c32b2956
 def area_under_curve(
@@ -116,7 +126,8 @@ def plot_detection(
         false, miss = mark['false_accept_rate'], mark['miss_rate']
         roc.plot(100 * false, 100 - 100 * miss, 'ko', fillstyle='none')
         det.plot(_probit(false), _probit(miss), 'ko', fillstyle='none', label='operating point')
-    roc.set(title='ROC', xlabel='false accepts (% of other trials)', ylabel='hits (% of target trials)', xlim=(-1, 101), ylim=(-1, 101))
+    roc.set(title='ROC', xlabel='false accepts (% of other trials)', ylabel='hits (% of target trials)',
+            xlim=(-1, 101), ylim=(-1, 101))
     names = [f'{100 * tick:g}' for tick in _TICKS]
     det.set(title='DET', xlabel='false accepts (% of other trials)', ylabel='misses (% of target trials)',
             xlim=_probit([5e-5, .5]), ylim=_probit([5e-5, .5]))
@@ -149,12 +160,17 @@ def rates_at(
 )->dict: # threshold (None: accept nothing), both rates with 95 % intervals, and the numbers of trials and errors
     "How often a threshold misses and falsely accepts."
     wrong = (trials['score'] >= threshold).to_numpy() != trials['is_target'].to_numpy()
-    who, result = np.asarray(speakers, dtype=object)[trials['clip']], {'threshold': float(threshold) if np.isfinite(threshold) else None}
+    who = np.asarray(speakers, dtype=object)[trials['clip']]
+    result: dict = {'threshold': float(threshold) if np.isfinite(threshold) else None}
     for name, target, events in (('false_accept', False, 'n_false_accepts'), ('miss', True, 'n_misses')):
         chosen = (trials['is_target'] == target).to_numpy()
-        ends = bootstrap_accuracy(wrong[chosen], who[chosen], seed=seed, n_boot=n_boot) if chosen.any() else (0., 1.)
-        result |= {f'{name}_rate': float(wrong[chosen].mean()) if chosen.any() else None, f'{name}_rate_ci95': list(ends)}
-        result[events], result[f'n_{"target" if target else "other"}_trials'] = int(wrong[chosen].sum()), int(chosen.sum())
+        rate, ends = None, (0., 1.)
+        if chosen.any():
+            rate = float(wrong[chosen].mean())
+            ends = bootstrap_accuracy(wrong[chosen], who[chosen], seed=seed, n_boot=n_boot)
+        result |= {f'{name}_rate': rate, f'{name}_rate_ci95': list(ends)}
+        result[events] = int(wrong[chosen].sum())
+        result[f'n_{"target" if target else "other"}_trials'] = int(chosen.sum())
     return result
 
 # %% ../nbs/62_operating.ipynb #91b73d27
@@ -162,7 +178,7 @@ def operating_table(
     trials:pd.DataFrame, # of `keyword_trials`: the threshold is chosen on these
     speakers:np.ndarray, # (n_clips,) of these
     *,
-    judged:tuple[pd.DataFrame, np.ndarray]|None=None, # trials and speakers that the rates are measured on; None: the same
+    judged:tuple[pd.DataFrame, np.ndarray]|None=None, # trials and speakers to measure on; None: the same
     rates:Sequence[float]=(.1, .03, .01, .003, .001), # wanted, at most
     seed:int=0, # of the bootstrap over speakers
 )->pd.DataFrame: # wanted, and the columns of `rates_at`; a row a wanted rate
@@ -170,7 +186,8 @@ def operating_table(
     curve = detection_curve(trials['score'], trials['is_target'])
     others, who = (trials, speakers) if judged is None else judged
     thresholds = [operating_threshold(curve, false_accept_rate=rate) for rate in rates]
-    return pd.DataFrame([{'wanted': rate, **rates_at(others, who, at, seed=seed)} for rate, at in zip(rates, thresholds)])
+    return pd.DataFrame([{'wanted': rate, **rates_at(others, who, at, seed=seed)}
+                         for rate, at in zip(rates, thresholds)])
 
 # %% ../nbs/62_operating.ipynb #83727d15
 def plot_det_interactive(
@@ -185,11 +202,14 @@ def plot_det_interactive(
     for (name, curve), (colour, dash) in zip(curves.items(), styles):
         thin = thin_curve(curve.iloc[1:], n=60)
         told = np.round(thin[['threshold', 'false_accept_rate', 'miss_rate']].to_numpy() * (1, 100, 100), 4)
-        figure.add_scatter(x=_probit(thin['false_accept_rate']).round(3), y=_probit(thin['miss_rate']).round(3), customdata=told, name=name,
+        figure.add_scatter(x=_probit(thin['false_accept_rate']).round(3), y=_probit(thin['miss_rate']).round(3),
+                           customdata=told, name=name,
                            mode='lines+markers', marker_size=4, line=dict(color=colour, dash=dash),
-                           hovertemplate='threshold %{customdata[0]:.3f}<br>false accepts %{customdata[1]:.2f} %<br>'
+                           hovertemplate='threshold %{customdata[0]:.3f}<br>'
+                                         'false accepts %{customdata[1]:.2f} %<br>'
                                          'misses %{customdata[2]:.1f} %')
-    axis = dict(tickvals=_probit(_TICKS).round(3), ticktext=[f'{100 * tick:g}' for tick in _TICKS], range=_probit([5e-5, .5]).round(3))
+    axis = dict(tickvals=_probit(_TICKS).round(3), ticktext=[f'{100 * tick:g}' for tick in _TICKS],
+                range=_probit([5e-5, .5]).round(3))
     figure.update_layout(title=title, height=420, margin=dict(l=70, r=20, t=50, b=50), template='plotly_white',
                          xaxis=dict(title='false accepts (% of other trials)', **axis),
                          yaxis=dict(title='misses (% of target trials)', **axis))
@@ -233,12 +253,13 @@ def accepts_per_hour(
     counts = [sum(count_accepts(scores, threshold, hop_s=hop_s, refractory_s=refractory_s) for scores in recordings)
               for threshold in thresholds]
     ends = np.array([poisson_interval(n) for n in counts]).reshape(-1, 2) / hours
-    return pd.DataFrame({'threshold': list(thresholds), 'n_false_accepts': counts, 'hours': hours, 'per_hour': np.array(counts) / hours,
+    return pd.DataFrame({'threshold': list(thresholds), 'n_false_accepts': counts, 'hours': hours,
+                         'per_hour': np.array(counts) / hours,
                          'low': ends[:, 0], 'high': ends[:, 1]})
 
 # %% ../nbs/62_operating.ipynb #b87c0b54
 def window_scores(
-    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
     recording:np.ndarray, # (n,) int16, at the run's rate
     *,
     hop_s:float=0.1, # from one window to the next, s
@@ -249,12 +270,13 @@ def window_scores(
     if len(recording) < n_samples: return np.zeros(0)
     windows = np.lib.stride_tricks.sliding_window_view(recording, n_samples)[::hop]
     keywords = [i for i, label in enumerate(run_labels(run)) if label not in ('unknown', 'silence')]
-    return np.concatenate([np.asarray(run.predict(np.ascontiguousarray(windows[at:at + batch_size])))[:, keywords].max(1)
+    def answers(at): return np.asarray(run.predict(np.ascontiguousarray(windows[at:at + batch_size])))
+    return np.concatenate([answers(at)[:, keywords].max(1)
                            for at in range(0, len(windows), batch_size)])
 
 # %% ../nbs/62_operating.ipynb #f7eb6713
 def noise_scores(
-    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
+    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
     index:pd.DataFrame, # of `corpus.index`
     *,
     split:str='test', # whose noise recordings: 'test', 'valid', 'train' or 'all'
@@ -275,11 +297,13 @@ def plot_accepts(
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(6, 3.2), dpi=72, layout='constrained')
     floor = .5 / rates['hours'].iloc[0]
-    axes.fill_between(rates['threshold'], rates['low'].clip(floor), rates['high'], color='#56b4e9', alpha=.35, linewidth=0,
+    axes.fill_between(rates['threshold'], rates['low'].clip(floor), rates['high'], color='#56b4e9', alpha=.35,
+                      linewidth=0,
                       label='95 % interval (Poisson)')
     counted = rates['per_hour'].where(rates['n_false_accepts'] > 0)
     axes.plot(rates['threshold'], counted, 'o-', color='#0072b2', markersize=4, label='counted')
-    axes.set(title=title, xlabel='threshold (probability)', ylabel='false accepts per hour', yscale='log', ylim=(floor, None))
+    axes.set(title=title, xlabel='threshold (probability)', ylabel='false accepts per hour', yscale='log',
+             ylim=(floor, None))
     axes.grid(color='#dddddd'), axes.legend(fontsize=8)
     plt.close(figure)
     return figure
@@ -301,16 +325,18 @@ def reliability(
     right:np.ndarray, # (n_clips,) bool, was it the true one
     *,
     n_bins:int=15, # of equal width
-)->pd.DataFrame: # low, high (of the bin), n, confidence (mean), accuracy, accuracy_low, accuracy_high (Wilson's); empty bins are left out
+)->pd.DataFrame: # low, high, n, confidence (mean), accuracy, accuracy_low, accuracy_high; no empty bins
     "Accuracy beside confidence. `ValueError` for confidences that are not between 0 and 1."
     confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
-    if not ((confidence >= 0) & (confidence <= 1)).all(): raise ValueError('confidences must be between 0 and 1, and not NaN')
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError('confidences must be between 0 and 1, and not NaN')
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     n, n_right = np.bincount(bins, minlength=n_bins), np.bincount(bins, weights=right, minlength=n_bins)
     used = np.flatnonzero(n)
     ends = np.array([wilson(int(n_right[i]), int(n[i])) for i in used]).reshape(-1, 2)
-    return pd.DataFrame({'low': used / n_bins, 'high': (used + 1) / n_bins, 'n': n[used], 'accuracy': n_right[used] / n[used],
-                         'confidence': np.bincount(bins, weights=confidence, minlength=n_bins)[used] / n[used],
+    total = np.bincount(bins, weights=confidence, minlength=n_bins)
+    return pd.DataFrame({'low': used / n_bins, 'high': (used + 1) / n_bins, 'n': n[used],
+                         'accuracy': n_right[used] / n[used], 'confidence': total[used] / n[used],
                          'accuracy_low': ends[:, 0], 'accuracy_high': ends[:, 1]})
 
 # %% ../nbs/62_operating.ipynb #90e67574
@@ -318,7 +344,8 @@ def calibration_error(
     table:pd.DataFrame, # of `reliability`
 )->float: # 0 to 1
     "The expected calibration error."
-    return float(np.average((table['accuracy'] - table['confidence']).abs(), weights=table['n'])) if len(table) else 0.
+    gaps = (table['accuracy'] - table['confidence']).abs()
+    return float(np.average(gaps, weights=table['n'])) if len(table) else 0.
 
 # %% ../nbs/62_operating.ipynb #3dbdbf44
 def temper(
@@ -326,7 +353,8 @@ def temper(
     temperature:float, # above 0; over 1: less sure
 )->np.ndarray: # (..., n_classes) float64
     "Probabilities at another temperature. `ValueError` unless it is above 0."
-    if not (np.isfinite(temperature) and temperature > 0): raise ValueError(f'a temperature of {temperature}: it must be above 0')
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ValueError(f'a temperature of {temperature}: it must be above 0')
     powers = np.log(np.clip(np.asarray(probabilities, float), 1e-30, None)) / temperature
     powers = np.exp(powers - powers.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
@@ -336,7 +364,8 @@ def log_loss(
     probabilities:np.ndarray, # (n_clips, n_classes)
     targets:np.ndarray, # (n_clips,) int, true class
 )->float: # nats; 0 is certain and right
-    "The mean negative logarithm of the probability of what was said (cross-entropy); a probability of 0 counts as 1e-30."
+    """The mean negative logarithm of the probability of what was said (cross-entropy); a probability of 0 counts as
+    1e-30."""
     chosen = np.asarray(probabilities)[np.arange(len(targets)), np.asarray(targets, int)]
     return float(-np.log(np.clip(chosen, 1e-30, None)).mean())
 
@@ -347,7 +376,8 @@ def fit_temperature(
 )->float: # between 0.05 and 20
     "The temperature with the smallest log loss."
     loss = lambda power: log_loss(temper(probabilities, np.exp(power)), targets)
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded', options={'xatol': 1e-5}).x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded',
+                                        options={'xatol': 1e-5}).x))
 
 # %% ../nbs/62_operating.ipynb #dbe30c68
 def halves(
@@ -371,12 +401,14 @@ def calibration(
     n_bins:int=15, # of the reliability diagram
 )->dict: # temperature, ece, log_loss, ece_tempered, log_loss_tempered, n_clips
     "How well the probabilities are calibrated, and how well with a temperature that was fitted on other speakers."
-    probabilities, targets, half = np.asarray(probabilities, float), np.asarray(targets, int), halves(speakers, seed=seed)
+    probabilities, targets = np.asarray(probabilities, float), np.asarray(targets, int)
+    half = halves(speakers, seed=seed)
     tempered = probabilities.copy()
     for part in (half, ~half):
         if part.any() and not part.all():
             tempered[part] = temper(probabilities[part], fit_temperature(probabilities[~part], targets[~part]))
-    result, right = {'temperature': fit_temperature(probabilities, targets), 'n_clips': len(targets)}, probabilities.argmax(1) == targets
+    result = {'temperature': fit_temperature(probabilities, targets), 'n_clips': len(targets)}
+    right = probabilities.argmax(1) == targets
     for name, values in (('', probabilities), ('_tempered', tempered)):
         result[f'ece{name}'] = calibration_error(reliability(values.max(1).clip(0, 1), right, n_bins=n_bins))
         result[f'log_loss{name}'] = log_loss(values, targets)
@@ -390,13 +422,16 @@ def plot_reliability(
 ): # matplotlib Figure
     "Reliability diagrams over the number of clips in each bin."
     import matplotlib.pyplot as plt
-    figure, (above, below) = plt.subplots(2, 1, figsize=(5, 4.8), dpi=72, layout='constrained', sharex=True, height_ratios=(3, 1))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(5, 4.8), dpi=72, layout='constrained', sharex=True,
+                                          height_ratios=(3, 1))
     above.plot([0, 100], [0, 100], color='#999999', linewidth=1, label='calibrated')
     for (name, table), colour, mark in zip(tables.items(), ('#d55e00', '#0072b2', '#009e73'), 'os^'):
         spread = 100 * np.abs(table[['accuracy_low', 'accuracy_high']].to_numpy().T - table['accuracy'].to_numpy())
-        above.errorbar(100 * table['confidence'], 100 * table['accuracy'], spread, fmt=f'{mark}-', color=colour, markersize=4, linewidth=1,
+        above.errorbar(100 * table['confidence'], 100 * table['accuracy'], spread, fmt=f'{mark}-', color=colour,
+                       markersize=4, linewidth=1,
                        label=f'{name}: ECE {100 * calibration_error(table):.1f} points')
-        edges, heights = (np.append(table[start], table[end].iloc[-1:]) for start, end in (('low', 'high'), ('n', 'n')))
+        edges, heights = (np.append(table[start], table[end].iloc[-1:])
+                          for start, end in (('low', 'high'), ('n', 'n')))
         below.step(100 * edges, heights, where='post', color=colour)
     above.set(ylabel='clips that are right (%)', xlim=(0, 101), ylim=(0, 101))
     below.set(xlabel='probability of what was predicted (%)', ylabel='clips', yscale='log', ylim=(.8, None))
@@ -408,21 +443,24 @@ def plot_reliability(
 
 # %% ../nbs/62_operating.ipynb #0493cd35
 def store_calibration(
-    run: object, # a training.Run: its folder holds run.json
+    run: Any, # a training.Run: its folder holds run.json
     facts:dict, # of `calibration`; more entries, such as the split, are kept
 )->None:
-    "Write a calibration into run.json, whole or not at all. `CorpusError` where there is none or it cannot be written."
+    """Write a calibration into run.json, whole or not at all. `CorpusError` where there is none or it cannot be
+    written."""
     file = Path(run.folder)/'run.json'
     try: info = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError): raise CorpusError(f'{run.folder}: has no readable run.json to keep the temperature in') from None
+    except (OSError, ValueError):
+        raise CorpusError(f'{run.folder}: has no readable run.json to keep the temperature in') from None
     info['calibration'] = run.info['calibration'] = facts
-    with atomic_write(file) as part: part.write_text(json.dumps(info, indent=1, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(info, indent=1, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
 
 # %% ../nbs/62_operating.ipynb #d684911c
 class Tempered:
     "A run whose probabilities have another temperature."
     def __init__(self,
-        run: object, # a training.Run, or anything with `labels`, `info` and `predict`
+        run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
         temperature:float, # above 0
     ):
         self.run, self.temperature = run, temperature
@@ -438,15 +476,15 @@ class Tempered:
 
 # %% ../nbs/62_operating.ipynb #dd14aac8
 def tempered(
-    run: object, # a training.Run, or anything with `labels`, `info` and `predict`
-)->object: # the run itself where no calibration is stored
+    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+)->Any: # the run itself where no calibration is stored
     "The run at the temperature that is stored with it."
     facts = run.info.get('calibration')
     return Tempered(run, facts['temperature']) if facts else run
 
 # %% ../nbs/62_operating.ipynb #e923e6ae
 def calibrate_run(
-    run: object, # a training.Run
+    run: Any, # a training.Run
     corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
     split:str='valid', # whose clips
@@ -455,6 +493,7 @@ def calibrate_run(
     "Fit a temperature to a run and keep it in its run.json."
     table, probabilities = predictions(run, corpus, split=split, seed=seed)
     targets = class_numbers(table['label'], run_labels(run))
-    facts = {**calibration(probabilities, targets, table['speaker'].to_numpy(dtype=object), seed=seed), 'split': split}
+    facts = {**calibration(probabilities, targets, table['speaker'].to_numpy(dtype=object), seed=seed),
+             'split': split}
     store_calibration(run, facts)
     return facts

@@ -25,9 +25,11 @@ def speech_span(
     clip:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
     sample_rate:int=16000, # Hz
 ) -> tuple[int, int]: # first sample, and the one after the last
-    "Where the word in a clip is; the whole clip where all of it is equally loud. `RecordingError` for a clip shorter than 10 ms."
+    """Where the word in a clip is; the whole clip where all of it is equally loud. `RecordingError` for a clip
+    shorter than 10 ms."""
     block = sample_rate // 100
-    if len(clip) < block: raise RecordingError(f'a clip of {len(clip)} samples: there is no word in less than 10 ms')
+    if len(clip) < block:
+        raise RecordingError(f'a clip of {len(clip)} samples: there is no word in less than 10 ms')
     whole = features.as_samples(clip[:len(clip) // block * block], scale=32768).reshape(-1, block)
     level = 10 * np.log10(np.mean(whole ** 2, axis=1) + 1)
     limit = max((np.percentile(level, 10) + level.max()) / 2, level.max() - 30)
@@ -45,7 +47,8 @@ def noise_piece(
     start = rng.integers(max(len(samples) - n_samples, 0) + 1)
     piece = np.resize(samples[start:start + n_samples], n_samples)
     power = float(np.mean(piece.astype(np.float64) ** 2))
-    if not power > 0: raise RecordingError('a noise recording is silent or not numbers: signal-to-noise ratios need noise')
+    if not power > 0:
+        raise RecordingError('a noise recording is silent or not numbers: signal-to-noise ratios need noise')
     return piece / np.float32(math.sqrt(power))
 
 
@@ -64,7 +67,7 @@ def endless_noise(
     rise = np.sin(np.pi / 2 * (np.arange(fade, dtype=np.float32) + 0.5) / fade)
     row = np.zeros(-(-n_samples // hop) * hop + fade, np.float32)
     for start in range(0, len(row) - fade, hop):
-        piece = noise_piece(noises[rng.integers(len(noises))], hop + fade, rng)
+        piece = noise_piece(noises[int(rng.integers(len(noises)))], hop + fade, rng)
         if start: piece[:fade] *= rise
         piece[hop:] *= rise[::-1]
         row[start:start + hop + fade] += piece
@@ -80,7 +83,8 @@ def lay_word(
     sample_rate:int=16000, # Hz
 ) -> tuple[int, int]: # samples of the recording between which the word lies
     "Add a clip to a recording at a signal-to-noise ratio. `RecordingError` for a silent clip."
-    samples, (first, last), fade = features.as_samples(clip, dtype=np.float32), speech_span(clip, sample_rate), sample_rate // 100
+    samples, fade = features.as_samples(clip, dtype=np.float32), sample_rate // 100
+    first, last = speech_span(clip, sample_rate)
     power = float(np.mean(samples[first:last].astype(np.float64) ** 2))
     if not power > 0: raise RecordingError('a clip is silent or not numbers: a word needs sound')
     under = float(np.mean(recording[start + first:start + last].astype(np.float64) ** 2))
@@ -103,8 +107,10 @@ def make_recording(
     sample_rate:int=16000, # Hz
     seed:int=0, # of gaps, ratios and noise
 ) -> tuple[np.ndarray, pd.DataFrame]: # (n,) int16; columns word, start_s, end_s, snr_db, a row a clip
-    "Words over noise, and what was said when. Too loud is clipped, as a recorder does. `RecordingError` on bad input."
-    if len(clips) != len(words): raise RecordingError(f'{len(clips)} clips and {len(words)} words: give one word for each clip')
+    """Words over noise, and what was said when. Too loud is clipped, as a recorder does. `RecordingError` on bad
+    input."""
+    if len(clips) != len(words):
+        raise RecordingError(f'{len(clips)} clips and {len(words)} words: give one word for each clip')
     if not (0 <= gap_s[0] <= gap_s[1] and snr_db[0] <= snr_db[1]):
         raise RecordingError(f'gap_s={gap_s}, snr_db={snr_db}: give (lowest, highest)')
     rng = np.random.default_rng([seed, 0])
@@ -113,7 +119,8 @@ def make_recording(
     starts = np.cumsum(gaps)[:-1] + np.cumsum([0, *map(len, clips)])[:-1]
     n_samples = int(gaps.sum()) + sum(map(len, clips))
     recording = endless_noise(noises, n_samples, sample_rate=sample_rate, seed=[seed, 1])
-    spans = [lay_word(recording, *row, snr_db=ratio, sample_rate=sample_rate) for *row, ratio in zip(clips, starts, ratios)]
+    spans = [lay_word(recording, *row, snr_db=ratio, sample_rate=sample_rate)
+             for *row, ratio in zip(clips, starts, ratios)]
     truth = pd.DataFrame(np.array(spans, float).reshape(-1, 2) / sample_rate, columns=['start_s', 'end_s'])
     truth.insert(0, 'word', list(words))
     recording *= np.float32(32767 * 10 ** (noise_db / 20))
@@ -125,7 +132,7 @@ def match_events(
     truth:pd.DataFrame, # from `make_recording`: word, start_s, end_s
     *,
     tolerance_s:float=1., # so long after its end a word may be reported, s
-) -> tuple[np.ndarray, np.ndarray]: # (n_words,) which event hit each word, -1 none; (n_events,) which word each event hit, -1 none
+) -> tuple[np.ndarray, np.ndarray]: # (n_words,) event that hit each, or -1; (n_events,) word that each hit, or -1
     "Pair events with the words they report, each with the earliest of its words that is still free."
     heard, taken = np.full(len(truth), -1), []
     words, starts, ends = (truth[name].to_numpy() for name in ('word', 'start_s', 'end_s'))
@@ -153,9 +160,10 @@ def score_events(
     duration_s:float, # of the recording, s
     keywords:Sequence[str]|None=None, # what should be reported; None: every word in `truth`
     tolerance_s:float=1., # see `match_events`
-) -> dict: # n_words, hits, misses, miss_rate, false_accepts, false_accepts_per_hour, its interval, median_delay_s, hours
+) -> dict: # n_words, hits, misses, miss_rate, false_accepts, the same per hour, median_delay_s, hours
     "Compare events with what was said. `RecordingError` for a recording without length."
-    if not duration_s > 0: raise RecordingError(f'duration_s={duration_s}: give the length of the recording in seconds')
+    if not duration_s > 0:
+        raise RecordingError(f'duration_s={duration_s}: give the length of the recording in seconds')
     events = list(events)
     expected = truth if keywords is None else truth[truth['word'].isin(keywords)]
     heard, taken = match_events(events, expected, tolerance_s=tolerance_s)

@@ -44,8 +44,10 @@ class Past(keras.layers.Layer):
 
     def build(self, input_shape):
         self.n_early = max(0, round(self.share * input_shape[1]) - 1)
-        self.frames = self.add_weight(shape=(1, self.n_past, *input_shape[2:]), initializer='zeros', trainable=False, name='frames')
-        if self.n_early: self.begun = self.add_weight(shape=(1,), initializer='zeros', trainable=False, name='begun')
+        self.frames = self.add_weight(shape=(1, self.n_past, *input_shape[2:]), initializer='zeros',
+                                      trainable=False, name='frames')
+        if self.n_early:
+            self.begun = self.add_weight(shape=(1,), initializer='zeros', trainable=False, name='begun')
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.n_past + input_shape[1], *input_shape[2:])
@@ -78,7 +80,8 @@ class PastConv(keras.layers.Layer):
     def call(self, inputs):
         joined = self.past(inputs)[:, :, None]
         dilations = [self.convolution.dilation, 1]
-        return tf.nn.depthwise_conv2d(joined, self.convolution.kernel, [1, 1, 1, 1], 'VALID', dilations=dilations)[:, :, 0]
+        return tf.nn.depthwise_conv2d(joined, self.convolution.kernel, [1, 1, 1, 1], 'VALID',
+                                      dilations=dilations)[:, :, 0]
 
 
 class PastPadding(keras.layers.Layer):
@@ -136,9 +139,11 @@ class PastLevel(keras.layers.Layer):
         self.n_frames, self.share = n_frames, share
 
     def build(self, input_shape):
-        self.known = (np.arange(input_shape[1]) >= round(self.share * input_shape[1]) - 1).astype(np.float32)[None, :, None, None]
+        known = np.arange(input_shape[1]) >= round(self.share * input_shape[1]) - 1
+        self.known = known.astype(np.float32)[None, :, None, None]
         self.count = self.add_weight(shape=(1, 1, 1, 1), initializer='zeros', trainable=False, name='count')
-        self.kept = self.add_weight(shape=(1, self.n_frames or 1, 1, 1), initializer='zeros', trainable=False, name='kept')
+        self.kept = self.add_weight(shape=(1, self.n_frames or 1, 1, 1), initializer='zeros', trainable=False,
+                                    name='kept')
 
     def call(self, inputs):
         n_new, known = inputs.shape[1], ops.maximum(ops.minimum(self.count, 1.), self.known)
@@ -152,7 +157,8 @@ class PastLevel(keras.layers.Layer):
 
 # %% ../nbs/47_stateful.ipynb #cbc590d8
 class LastOfStride(keras.layers.Layer):
-    "A strided convolution with its outputs at the last frames instead of the first: at s-1, 2s-1, ... for a stride of s."
+    """A strided convolution with its outputs at the last frames instead of the first: at s-1, 2s-1, ... for a
+    stride of s."""
     def __init__(self,
         convolution:keras.Layer, # is used
         **kwargs, # of `keras.layers.Layer`
@@ -163,11 +169,12 @@ class LastOfStride(keras.layers.Layer):
     def call(self, inputs): return self.convolution(inputs[:, self.convolution.strides[0] - 1:])
 
 # %% ../nbs/47_stateful.ipynb #4f85f801
-_BY_FRAME = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax, keras.layers.Dropout, keras.layers.SpatialDropout1D,
-             keras.layers.Add, keras.layers.Multiply, keras.layers.BatchNormalization, keras.layers.LayerNormalization,
-             keras.layers.Dense, keras.layers.Rescaling,
-             BinsConv)
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_BY_FRAME = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax, keras.layers.Dropout,
+             keras.layers.SpatialDropout1D, keras.layers.Add, keras.layers.Multiply,
+             keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.Dense,
+             keras.layers.Rescaling, BinsConv)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv1D,
+                 keras.layers.DepthwiseConv2D)
 _MEANS = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
 
 
@@ -176,14 +183,16 @@ def refused(
     why:str, # what it does
 ) -> StateError:
     "The error for a layer that has no place in a stream."
-    return StateError(f'the layer {layer.name} ({type(layer).__name__}) {why}: no state can be carried; build the architecture '
-                      'with causal=True if it has that option, or let the features alone be remembered (carried=False)')
+    return StateError(f'the layer {layer.name} ({type(layer).__name__}) {why}: no state can be carried; build the '
+                      'architecture with causal=True if it has that option, or let the features alone be '
+                      'remembered (carried=False)')
 
 
 def _is_mean_of_bins(layer):
     "Whether this is `keras.ops.mean` over later axes than time."
     axes = np.atleast_1d(getattr(layer, 'axis', 0))
-    return type(layer).__name__ == 'Mean' and all(isinstance(axis, (int, np.integer)) and axis >= 2 for axis in axes)
+    return type(layer).__name__ == 'Mean' and all(isinstance(axis, (int, np.integer)) and axis >= 2
+                                                  for axis in axes)
 
 # %% ../nbs/47_stateful.ipynb #da65c54b
 def stepwise(
@@ -226,7 +235,7 @@ def carried_network(
     n_frames:int, # of a step, a multiple of `frames_per_answer`
     *,
     per_answer:int=1, # from `frames_per_answer`
-    memory:str='window', # the mean over time: of as many outputs as in the offline model, or of 'all' there ever were
+    memory:str='window', # the mean over time: of as many outputs as offline, or of 'all' there ever were
 ) -> keras.Model: # features of a step (1, n_frames, bins, 1) -> probabilities; remembers the rest
     "The network in steps. `StateError` naming the layer that stands in the way."
     step = keras.Input(batch_shape=(1, n_frames, *network.input_shape[2:]), name='step')
@@ -237,10 +246,13 @@ def carried_network(
 def frames_per_answer(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
 ) -> int:
-    "How many frames it takes to change a causal network's answer: the product of its strides. `StateError` if it is not causal."
-    problem = StateError(f'{network.name}: its answer is not a mean over time, so no state can be carried; use carried=False')
+    """How many frames it takes to change a causal network's answer: the product of its strides. `StateError` if it
+    is not causal."""
+    problem = StateError(f'{network.name}: its answer is not a mean over time, so no state can be carried; use '
+                         'carried=False')
     if sum(isinstance(layer, _MEANS) for layer in network.layers) != 1: raise problem
-    strides = [layer.strides[0] for layer in network.layers if isinstance(layer, _CONVOLUTIONS) and not isinstance(layer, BinsConv)]
+    strides = [layer.strides[0] for layer in network.layers
+               if isinstance(layer, _CONVOLUTIONS) and not isinstance(layer, BinsConv)]
     trial = math.prod(strides) # parallel paths count twice here, so this may be a multiple
     means = [layer for layer in carried_network(network, trial).layers if isinstance(layer, RunningMean)]
     if trial % means[0].n_new: raise problem
@@ -261,14 +273,16 @@ class StepModel:
     @property
     def state(self) -> list:
         "The variables that are carried from step to step."
-        layers = [layer for layer in self.model._flatten_layers() if isinstance(layer, (Past, PastLevel, RunningMean))]
+        layers = [layer for layer in self.model._flatten_layers()
+                  if isinstance(layer, (Past, PastLevel, RunningMean))]
         return [variable for layer in layers for variable in layer.variables]
 
     @property
     def facts(self) -> dict:
         "What a program must know to run the steps."
         names = ('hop', 'n_input', 'n_early', 'n_silent', 'carried')
-        return {**{name: getattr(self, name) for name in names}, 'n_state': sum(math.prod(variable.shape) for variable in self.state)}
+        return {**{name: getattr(self, name) for name in names},
+                'n_state': sum(math.prod(variable.shape) for variable in self.state)}
 
     def reset(self) -> None:
         "Forget everything heard."
@@ -278,13 +292,18 @@ class StepModel:
 def parts_of(
     model:keras.Model, # of `modelling.build(..., waveform=True)`, or loaded from a run
 ) -> tuple[frontends.Frontend, keras.Model]:
-    "The frontend and the network of a model on waveforms. `StateError` if they cannot be told apart or the frontend cannot be streamed."
-    found = [next((layer for layer in model.layers if isinstance(layer, kind)), None) for kind in (frontends.Frontend, keras.Model)]
-    if None in found: raise StateError(f'{model.name}: is not a frontend and a network in a row, so that its features cannot be remembered')
-    frontend, network = found
+    """The frontend and the network of a model on waveforms. `StateError` if they cannot be told apart or the
+    frontend cannot be streamed."""
+    frontend, network = (next((layer for layer in model.layers if isinstance(layer, kind)), None)
+                         for kind in (frontends.Frontend, keras.Model))
+    if frontend is None or network is None:
+        raise StateError(f'{model.name}: is not a frontend and a network in a row, so that its features cannot be '
+                         'remembered')
     if frontend.kind == 'pcen':
-        raise StateError(f'{model.name}: PCEN smooths from the beginning of each window; no two windows share a frame')
-    if frontend.options.get('center'): raise StateError(f'{model.name}: its frames reach beyond the window (center=True)')
+        raise StateError(f'{model.name}: PCEN smooths from the beginning of each window; no two windows share a '
+                         'frame')
+    if frontend.options.get('center'):
+        raise StateError(f'{model.name}: its frames reach beyond the window (center=True)')
     return frontend, network
 
 
@@ -307,7 +326,7 @@ def remembered_network(
     step = keras.Input(batch_shape=(1, n_frames, *network.input_shape[2:]), name='step')
     return keras.Model(step, copy_of(network)(Past(network.input_shape[1] - n_frames)(step)), name=network.name)
 
-
+# %% ../nbs/47_stateful.ipynb #f28b6b0c
 def step_model(
     model:keras.Model, # waveform (batch, n_samples) -> probabilities
     *,
@@ -321,15 +340,19 @@ def step_model(
     per_answer = frames_per_answer(network) if carried else 1
     n_frames = step_frames(frontend, hop_ms or (20. if carried else 100.), per_answer)
     window, lengths = network.input_shape[1], frontend.lengths
-    if not carried and n_frames >= window: raise StateError(f'hop_ms={hop_ms}: give less than the window of {window} frames')
-    steps = carried_network(network, n_frames, per_answer=per_answer, memory=memory) if carried else remembered_network(network, n_frames)
+    if not carried and n_frames >= window:
+        raise StateError(f'hop_ms={hop_ms}: give less than the window of {window} frames')
+    if carried: steps = carried_network(network, n_frames, per_answer=per_answer, memory=memory)
+    else: steps = remembered_network(network, n_frames)
     n_input = lengths.frame + (n_frames - 1) * lengths.step
     samples = keras.Input(batch_shape=(1, n_input), name='samples')
     frames = type(frontend).from_config(frontend.get_config())(samples)
-    whole = keras.Model(samples, steps(keras.layers.Reshape((*frames.shape[1:], 1))(frames)), name=f'{network.name}_in_steps')
+    whole = keras.Model(samples, steps(keras.layers.Reshape((*frames.shape[1:], 1))(frames)),
+                        name=f'{network.name}_in_steps')
     n_early = per_answer - 1 if carried else -window % n_frames
     n_silent = 0 if carried else (window + n_early) // n_frames - 1
-    return StepModel(whole, frontend.sample_rate, n_frames * lengths.step, n_input, n_early * lengths.step, n_silent, carried)
+    return StepModel(whole, frontend.sample_rate, n_frames * lengths.step, n_input, n_early * lengths.step,
+                     n_silent, carried)
 
 
 def is_causal(
@@ -343,31 +366,36 @@ def is_causal(
 def run_steps(
     steps:StepModel, # is reset first
     recording:np.ndarray, # (n_samples,) float32 in [-1, 1]
-) -> tuple[np.ndarray, np.ndarray]: # (n_answers,) samples heard at each answer, (n_answers, n_classes) probabilities
+) -> tuple[np.ndarray, np.ndarray]: # (n,) samples heard at each answer, (n, n_classes) probabilities
     "All answers to a recording, step by step: what a stream should give, in the plainest way."
     steps.reset()
     padded = np.concatenate([np.zeros(steps.n_early, np.float32), recording])
     starts = range(0, len(padded) - steps.n_input + 1, steps.hop)
-    answers = [steps.model(padded[None, start:start + steps.n_input], training=False).numpy()[0] for start in starts]
+    answers = [steps.model(padded[None, start:start + steps.n_input], training=False).numpy()[0]
+               for start in starts]
     ends = np.array(starts) + steps.n_input - steps.n_early
     return ends[steps.n_silent:], np.array(answers)[steps.n_silent:]
 
 # %% ../nbs/47_stateful.ipynb #63a2bf07
 def explicit(
     steps:StepModel, # as `step_model` gives
-) -> Callable: # (samples (1, n_input), state (1, n_state)) tensors -> {'probabilities': (1, n_classes), 'state': (1, n_state)}
+) -> Callable: # tensors samples (1, n_input), state (1, n_state) -> dict of probabilities (1, n_classes), state
     "The steps as a TensorFlow function whose state is an argument; a state of zeros is the beginning."
     model, state = steps.model, steps.state
     places = {id(variable): i for i, variable in enumerate(state)}
     sizes = [math.prod(variable.shape) for variable in state]
     def advance(samples, state_before):
-        parts = [tf.reshape(part, variable.shape) for part, variable in zip(tf.split(state_before[0], sizes), state)]
+        parts = [tf.reshape(part, variable.shape)
+                 for part, variable in zip(tf.split(state_before[0], sizes), state)]
         others = [parts[places[id(v)]] if id(v) in places else v.value for v in model.non_trainable_variables]
-        probabilities, others = model.stateless_call([v.value for v in model.trainable_variables], others, samples, training=False)
+        probabilities, others = model.stateless_call([v.value for v in model.trainable_variables], others, samples,
+                                                     training=False)
         after = {id(variable): value for variable, value in zip(model.non_trainable_variables, others)}
-        return {'probabilities': probabilities, 'state': tf.concat([tf.reshape(after[id(v)], [-1]) for v in state], 0)[None]}
+        return {'probabilities': probabilities,
+                'state': tf.concat([tf.reshape(after[id(v)], [-1]) for v in state], 0)[None]}
     shapes = (steps.n_input, 'samples'), (sum(sizes), 'state')
-    return tf.function(advance, autograph=False, input_signature=[tf.TensorSpec((1, n), tf.float32, name) for n, name in shapes])
+    return tf.function(advance, autograph=False,
+                       input_signature=[tf.TensorSpec((1, n), tf.float32, name) for n, name in shapes])
 
 # %% ../nbs/47_stateful.ipynb #1139cbdf
 def steps_to_litert(
@@ -376,12 +404,13 @@ def steps_to_litert(
     "The steps as a LiteRT model with explicit state."
     from kwspot.export import quiet
     holder = tf.Module()
-    holder.weights, holder.advance = [variable.value for variable in steps.model.variables], explicit(steps) # so that they become constants
+    # so that they become constants
+    holder.weights, holder.advance = [variable.value for variable in steps.model.variables], explicit(steps)
     with tempfile.TemporaryDirectory() as folder, quiet():
         tf.saved_model.save(holder, folder, signatures={'serving_default': holder.advance})
         return tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=['serving_default']).convert()
 
-
+# %% ../nbs/47_stateful.ipynb #324f7057
 def write_steps(
     model:keras.Model, # waveform (batch, n_samples) -> probabilities
     file:str|Path, # to write, ending in .tflite
@@ -391,7 +420,8 @@ def write_steps(
     carried:bool|None=None, # as in `step_model`
     recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1], to compare on; None: two seconds of noise
 ) -> dict: # file, bytes, n_answers, max_abs_difference, and the facts of the steps
-    "Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers differently."
+    """Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers
+    differently."""
     from kwspot.export import attach_facts, seal
     from kwspot.streaming import answers_to, load_steps
     steps = step_model(model, hop_ms=hop_ms, carried=carried)
@@ -402,6 +432,8 @@ def write_steps(
         attach_facts(temporary, {**facts, **seal(content), 'steps': steps.facts})
         found = answers_to(load_steps(temporary), recording).probabilities
         difference = float(np.abs(found - run_steps(steps, recording)[1]).max())
-        if not difference <= 1e-4: raise StateError(f'{file}: answers differ from the model by {difference:.2g}; it was not written')
+        if not difference <= 1e-4:
+            raise StateError(f'{file}: answers differ from the model by {difference:.2g}; it was not written')
         size = temporary.stat().st_size
-    return {'file': str(file), 'bytes': size, 'n_answers': len(found), 'max_abs_difference': difference, **steps.facts}
+    return {'file': str(file), 'bytes': size, 'n_answers': len(found), 'max_abs_difference': difference,
+            **steps.facts}

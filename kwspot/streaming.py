@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['STREAM_FILE', 'StreamError', 'as_chunk', 'Cutter', 'Windows', 'Steps', 'load_steps', 'litert_advance', 'steps_of',
            'open_listener', 'export_stream', 'Answers', 'Ear', 'answers_to', 'Decision', 'decision_for', 'Event',
-           'Decider', 'Streamer', 'listen', 'resampled', 'seconds_missing', 'read_recording', 'Levels', 'read_raw',
-           'microphone', 'operating_points', 'choose_threshold', 'plot_answers', 'smoothed', 'follow', 'judged',
+           'running_mean', 'Decider', 'Hearing', 'Streamer', 'listen', 'resampled', 'seconds_missing', 'read_recording',
+           'Levels', 'read_raw', 'microphone', 'operating_points', 'points_of', 'choose_threshold', 'split_recording',
+           'pooled_points', 'fit_threshold', 'stored_threshold', 'plot_answers', 'smoothed', 'follow', 'judged',
            'record_button', 'stream_panel']
 
 # %% ../nbs/70_streaming.ipynb #00c2203b
 import importlib.util
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -30,19 +32,23 @@ _LOUDEST = 8. # 18 dB above full scale
 def as_chunk(
     chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
 ) -> np.ndarray: # (n,) float32
-    "A chunk as the models take it. `StreamError` for anything but one channel of int16 or finite floats in [-1, 1]."
+    """A chunk as the models take it. `StreamError` for anything but one channel of int16 or finite floats in [-1,
+    1]."""
     chunk = np.asarray(chunk)
     if chunk.ndim != 1:
-        raise StreamError(f'a chunk of shape {chunk.shape}: give one channel, shape (n,); average the channels or take one of them')
+        raise StreamError(f'a chunk of shape {chunk.shape}: give one channel, shape (n,); '
+                          'average the channels or take one of them')
     if chunk.size == 0: return np.zeros(0, np.float32)
     if chunk.dtype != np.int16 and chunk.dtype.kind != 'f':
         raise StreamError(f'a chunk of type {chunk.dtype}: give int16, or float in [-1, 1]')
     if chunk.dtype.kind == 'f':
         wrong = np.flatnonzero(~np.isfinite(chunk))
         if len(wrong):
-            raise StreamError(f'{len(wrong)} of {len(chunk)} samples of a chunk are NaN or infinite, the first is number {wrong[0]}')
+            raise StreamError(f'{len(wrong)} of {len(chunk)} samples of a chunk are NaN or infinite, the first is '
+                              f'number {wrong[0]}')
         peak = np.abs(chunk).max()
-        if peak > _LOUDEST: raise StreamError(f'float samples reach {peak:.0f}: scale them to [-1, 1], or give int16')
+        if peak > _LOUDEST:
+            raise StreamError(f'float samples reach {peak:.0f}: scale them to [-1, 1], or give int16')
     samples = chunk.astype(np.float32)
     return samples * np.float32(1 / 32768) if chunk.dtype == np.int16 else samples
 
@@ -68,7 +74,8 @@ class Cutter:
         if self._n < self.size: return np.empty((0, self.size), np.float32)
         joined = np.concatenate(self._waiting)
         alone = len(joined) < self.size + self.hop # a view of one piece is made much faster than one of many
-        pieces = joined[None, :self.size] if alone else np.lib.stride_tricks.sliding_window_view(joined, self.size)[::self.hop]
+        if alone: pieces = joined[None, :self.size]
+        else: pieces = np.lib.stride_tricks.sliding_window_view(joined, self.size)[::self.hop]
         used = len(pieces) * self.hop
         self._skip = max(0, used - self._n) # where the hop is longer than the piece
         self._waiting, self._n = [joined[used:].copy()], max(0, self._n - used)
@@ -78,7 +85,7 @@ class Cutter:
 @dataclass(frozen=True)
 class Windows:
     "Any model on waveforms, asked about every window anew."
-    model:object # has labels, sample_rate, n_samples and predict(clips): a `training.Run` or `export.Exported`
+    model:Any # has labels, sample_rate, n_samples and predict(clips): a `training.Run` or `export.Exported`
     hop_ms:float=100. # from window to window, ms
 
     @property
@@ -92,7 +99,8 @@ class Windows:
         from kwspot.export import temperature_of
         return temperature_of(self.model)
     @property
-    def cut(self) -> dict: return {'size': self.n_samples, 'hop': max(1, round(self.hop_ms * self.sample_rate / 1000)), 'n_early': 0}
+    def cut(self) -> dict:
+        return {'size': self.n_samples, 'hop': max(1, round(self.hop_ms * self.sample_rate / 1000)), 'n_early': 0}
     n_silent = 0
 
     def start(self) -> None:
@@ -100,7 +108,7 @@ class Windows:
 
     def answer(self,
         pieces:np.ndarray, # (n, n_samples) float32
-        state:None, # not used
+        state:Any, # not used
     ) -> tuple[np.ndarray, None]: # (n, n_classes) float32
         "Probabilities for each window."
         parts = [self.model.predict(np.ascontiguousarray(pieces[at:at + 64])) for at in range(0, len(pieces), 64)]
@@ -120,7 +128,8 @@ class Steps:
     @property
     def hop_ms(self) -> float: return 1000 * self.facts['hop'] / self.sample_rate
     @property
-    def cut(self) -> dict: return {'size': self.facts['n_input'], 'hop': self.facts['hop'], 'n_early': self.facts['n_early']}
+    def cut(self) -> dict:
+        return {'size': self.facts['n_input'], 'hop': self.facts['hop'], 'n_early': self.facts['n_early']}
     @property
     def n_silent(self) -> int: return self.facts['n_silent']
 
@@ -130,7 +139,7 @@ class Steps:
 
     def answer(self,
         pieces:np.ndarray, # (n, n_input) float32
-        state:np.ndarray, # from `start` or the call before
+        state:Any, # (1, n_state), from `start` or the call before
     ) -> tuple[np.ndarray, np.ndarray]: # (n, n_classes) float32, and the state after them
         "Probabilities after each step."
         probabilities = np.zeros((len(pieces), len(self.labels)), np.float32)
@@ -144,10 +153,12 @@ def load_steps(
     "A model in steps from a LiteRT file. `StreamError` for a file that is none."
     from kwspot.export import attached_facts, quiet, unsealed
     facts = attached_facts(Path(file))
-    if 'steps' not in facts: raise StreamError(f'{file}: is a model of whole windows, not of steps; give it to Windows(load_exported(...))')
+    if 'steps' not in facts:
+        raise StreamError(f'{file}: is a model of whole windows, not of steps; give it to '
+                          'Windows(load_exported(...))')
     if importlib.util.find_spec('ai_edge_litert'): from ai_edge_litert.interpreter import Interpreter
     else: from tensorflow.lite import Interpreter
-    content = unsealed(Path(file).read_bytes(), facts, file)
+    content = unsealed(Path(file).read_bytes(), facts, Path(file))
     try:
         with quiet():
             interpreter = Interpreter(model_content=content, num_threads=1)
@@ -156,16 +167,18 @@ def load_steps(
         inputs, outputs = ({tensor['shape'][-1]: tensor['index'] for tensor in details} for details in ends)
         steps, n_labels = facts['steps'], len(facts['labels'])
         if n_labels not in outputs:
-            raise StreamError(f'{file}: lists {n_labels} labels and gives another number of probabilities; export it again')
+            raise StreamError(f'{file}: lists {n_labels} labels and gives another number of probabilities; export '
+                              'it again')
         places = inputs[steps['n_input']], inputs[steps['n_state']], outputs[n_labels], outputs[steps['n_state']]
     except StreamError: raise
-    except (ValueError, RuntimeError, KeyError): raise StreamError(f'{file}: cannot be run in steps; export it again') from None
+    except (ValueError, RuntimeError, KeyError):
+        raise StreamError(f'{file}: cannot be run in steps; export it again') from None
     ours = tuple(facts['labels']), facts['sample_rate'], facts['n_samples'], steps
     return Steps(*ours, litert_advance(interpreter, *places), facts.get('temperature', 1.))
 
 # %% ../nbs/70_streaming.ipynb #1744377b
 def litert_advance(
-    interpreter:object, # of LiteRT, tensors allocated
+    interpreter:Any, # of LiteRT, tensors allocated
     samples_in:int, # number of the tensor
     state_in:int, # number of the tensor
     probabilities_out:int, # number of the tensor
@@ -181,7 +194,7 @@ def litert_advance(
 
 
 def steps_of(
-    run:object, # training.Run, finished
+    run:Any, # training.Run, finished
     *,
     hop_ms:float|None=None, # see `stateful.step_model`
     carried:bool|None=None, # see `stateful.step_model`
@@ -201,7 +214,7 @@ STREAM_FILE = 'model-stream.tflite' # in a run's folder export/
 
 
 def open_listener(
-    model:object, # run folder, exported file, Run, Exported, Windows or Steps
+    model:Any, # run folder, exported file, Run, Exported, Windows or Steps
     *,
     hop_ms:float|None=None, # from answer to answer; None: the model's own
     carried:bool|None=None, # for a run: carry the network's state; None: where it can be
@@ -217,11 +230,13 @@ def open_listener(
             if carried: raise
     return Windows(model, hop_ms or 100.)
 
-
+# %% ../nbs/70_streaming.ipynb #cf74b059
 def _load(path):
-    "Steps, an exported model or a run: what is quickest to start. Exports that an earlier state of a run left behind do not count."
+    """Steps, an exported model or a run: what is quickest to start. Exports that an earlier state of a run left
+    behind do not count."""
     from kwspot.export import FORMATS, attached_facts, load_exported, model_mark, stored_temperature
-    if path.is_file() or not (path / 'run.json').is_file(): return _load_file(path) if path.suffix == '.tflite' else load_exported(path)
+    if path.is_file() or not (path / 'run.json').is_file():
+        return _load_file(path) if path.suffix == '.tflite' else load_exported(path)
     for name in (STREAM_FILE, FORMATS['litert']):
         file = path / 'export' / name
         if file.is_file() and attached_facts(file).get('mark') in (model_mark(path), None):
@@ -240,7 +255,7 @@ def _load_file(file, temperature=None):
 
 # %% ../nbs/70_streaming.ipynb #a674a48a
 def export_stream(
-    run:object, # training.Run, finished
+    run:Any, # training.Run, finished
     *,
     hop_ms:float|None=None, # see `stateful.step_model`
     carried:bool|None=None, # see `stateful.step_model`
@@ -248,9 +263,11 @@ def export_stream(
     "Write a run in steps for LiteRT into its folder export/; it must answer as the model does."
     from kwspot import stateful
     from kwspot.export import calibrated, model_mark
-    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'model': run.info['model'],
+    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
+             'model': run.info['model'],
              'mark': model_mark(run.folder), **calibrated(run)}
-    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts, hop_ms=hop_ms, carried=carried)
+    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts, hop_ms=hop_ms,
+                                carried=carried)
 
 # %% ../nbs/70_streaming.ipynb #bc262715
 class Answers(NamedTuple):
@@ -275,7 +292,8 @@ class Ear:
     def push(self,
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
     ) -> Answers:
-        "The answers that this chunk completes. `StreamError` for a chunk that is no audio; the stream stays as it was."
+        """The answers that this chunk completes. `StreamError` for a chunk that is no audio; the stream stays as it
+        was."""
         pieces = self._cutter.push(as_chunk(chunk))
         if not len(pieces): return Answers(np.zeros(0), np.zeros((0, len(self.listener.labels)), np.float32))
         probabilities, self._state = self.listener.answer(pieces, self._state)
@@ -285,9 +303,9 @@ class Ear:
         times = (cut['size'] - cut['n_early'] + numbers * cut['hop']) / self.listener.sample_rate
         return Answers(times[said], probabilities[said])
 
-
+# %% ../nbs/70_streaming.ipynb #9fd00647
 def answers_to(
-    model:object, # as `open_listener` takes it
+    model:Any, # as `open_listener` takes it
     recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
     *,
     chunk_samples:int=160000, # pushed at a time
@@ -308,13 +326,15 @@ class Decision:
     ignored:Sequence[str]=('unknown', 'silence') # labels that are no keywords
 
     def __post_init__(self):
-        if not 0 < self.threshold <= 1: raise StreamError(f'threshold={self.threshold}: give more than 0 and at most 1')
+        if not 0 < self.threshold <= 1:
+            raise StreamError(f'threshold={self.threshold}: give more than 0 and at most 1')
         if not 0 <= self.release <= self.threshold:
             raise StreamError(f'release={self.release}: give 0 to the threshold of {self.threshold}')
         for name in ('smoothing_ms', 'refractory_ms'):
-            if not 0 <= getattr(self, name) < math.inf: raise StreamError(f'{name}={getattr(self, name)}: give 0 or more')
+            if not 0 <= getattr(self, name) < math.inf:
+                raise StreamError(f'{name}={getattr(self, name)}: give 0 or more')
 
-
+# %% ../nbs/70_streaming.ipynb #e33c6f49
 def decision_for(
     labels:Sequence[str], # of the model
     *,
@@ -322,8 +342,10 @@ def decision_for(
     threshold:float|None=None, # None: as in `decision`
     decision:Decision=Decision(), # all else
 ) -> Decision:
-    "How to decide where only some words are wanted, or another threshold. `StreamError` for a word that the model does not know."
-    if threshold is not None: decision = replace(decision, threshold=threshold, release=min(decision.release, threshold / 2))
+    """How to decide where only some words are wanted, or another threshold. `StreamError` for a word that the model
+    does not know."""
+    if threshold is not None:
+        decision = replace(decision, threshold=threshold, release=min(decision.release, threshold / 2))
     if words is None: return decision
     known = [label for label in labels if label not in Decision.ignored]
     wrong = [word for word in words if word not in known]
@@ -340,6 +362,17 @@ class Event(NamedTuple):
     score:float # its smoothed probability then
 
 # %% ../nbs/70_streaming.ipynb #fd1d14b2
+def running_mean(
+    rows:np.ndarray, # (n_rows, n_classes)
+    n:int, # over how many rows
+) -> np.ndarray: # (n_rows - n + 1, n_classes)
+    "The mean of each row and the `n - 1` before it, the same to the bit however many rows come at a time."
+    n_means = len(rows) - n + 1
+    total = rows[:n_means].copy()
+    for first in range(1, n): total += rows[first:first + n_means]
+    return total / n
+
+# %% ../nbs/70_streaming.ipynb #11abfbc3
 class Decider:
     "Answers in, events out."
     def __init__(self,
@@ -349,38 +382,44 @@ class Decider:
     ):
         self.labels, self.decision = labels, decision
         self.n_smooth = max(1, round(decision.smoothing_ms / hop_ms))
-        self._keywords = np.array([label not in decision.ignored for label in labels])
+        self._columns = np.flatnonzero([label not in decision.ignored for label in labels])
         self.reset()
 
     def reset(self) -> None:
         "Begin a new stream."
-        self._last = np.zeros((self.n_smooth, len(self.labels)), np.float32)
-        self._armed, self._quiet_until = self._keywords.copy(), -math.inf
+        self._last = np.zeros((self.n_smooth, len(self._columns)), np.float32)
+        self._armed, self._quiet_until = np.ones(len(self._columns), bool), -math.inf
 
     def push(self,
         answers:Answers, # the next ones
     ) -> list[Event]:
         "The events that these answers make."
         if not len(answers.times): return []
-        rows = np.concatenate([self._last, answers.probabilities])
+        rows = np.concatenate([self._last, answers.probabilities[:, self._columns]])
         self._last = rows[len(rows) - len(self._last):]
-        smooth = (rows[i:i + self.n_smooth].mean(axis=0) for i in range(1, 1 + len(answers.times)))
-        events = [self._decide(float(time_s), row) for time_s, row in zip(answers.times, smooth)]
+        smooth = running_mean(rows[1:], self.n_smooth)
+        low, high = smooth < self.decision.release, smooth >= self.decision.threshold
+        events, done = [], 0
+        for row in np.flatnonzero(high.any(axis=1)): # at all others there is nothing to decide
+            self._armed |= low[done:row + 1].any(axis=0)
+            events.append(self._decide(float(answers.times[row]), smooth[row]))
+            done = row + 1
+        self._armed |= low[done:].any(axis=0)
         return [event for event in events if event]
 
     def _decide(self, time_s, smooth):
         "The event of one answer, or None."
-        self._armed |= self._keywords & (smooth < self.decision.release)
         best = int(np.argmax(np.where(self._armed, smooth, -1)))
-        if not self._armed[best] or smooth[best] < self.decision.threshold or time_s < self._quiet_until: return None
+        if not self._armed[best] or smooth[best] < self.decision.threshold or time_s < self._quiet_until:
+            return None
         self._armed[best], self._quiet_until = False, time_s + self.decision.refractory_ms / 1000
-        return Event(round(time_s, 4), self.labels[best], round(float(smooth[best]), 4))
+        return Event(round(time_s, 4), self.labels[self._columns[best]], round(float(smooth[best]), 4))
 
 # %% ../nbs/70_streaming.ipynb #24dfe0ac
-class Streamer:
-    "Feed chunks of audio of any size, get events."
+class Hearing:
+    "A listener and what is made of its answers, for one stream."
     def __init__(self,
-        model:object, # run folder, exported file, Run, Exported, Windows or Steps
+        model:Any, # run folder, exported file, Run, Exported, Windows or Steps
         *,
         hop_ms:float|None=None, # from answer to answer, ms; None: the model's own
         decision:Decision=Decision(), # how to decide
@@ -403,6 +442,9 @@ class Streamer:
         "How much audio was heard, s."
         return self.n_heard / self.sample_rate
 
+# %% ../nbs/70_streaming.ipynb #894aa436
+class Streamer(Hearing):
+    "Feed chunks of audio of any size, get events."
     def push(self,
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
     ) -> list[Event]:
@@ -428,7 +470,8 @@ def listen(
     streamer:Streamer, # is reset first
     chunks:Iterable[np.ndarray], # (n,) mono, int16 or float in [-1, 1]
 ) -> Iterator[Event]:
-    "Events as they come, to the end of the chunks; where the chunks break off with a `StreamError`, it follows the last event."
+    """Events as they come, to the end of the chunks; where the chunks break off with a `StreamError`, it follows
+    the last event."""
     streamer.reset()
     problem = None
     try:
@@ -454,7 +497,8 @@ def seconds_missing(
     file:str|Path, # a recording
     n_samples:int, # that could be read
 ) -> float:
-    "How much more sound the header of a WAV file promises than was read, s; 0 for other files and for headers written to a pipe."
+    """How much more sound the header of a WAV file promises than was read, s; 0 for other files and for headers
+    written to a pipe."""
     import wave
     try:
         with wave.open(str(file), 'rb') as source: n_promised, rate = source.getnframes(), source.getframerate()
@@ -462,22 +506,25 @@ def seconds_missing(
     except (wave.Error, EOFError, OSError): return 0.
     return (n_promised - n_samples) / rate if n_samples < n_promised < 2 ** 30 and there < 2 ** 31 else 0.
 
-
+# %% ../nbs/70_streaming.ipynb #b02dd5ca
 def read_recording(
     file:str|Path, # WAV, FLAC or what else libsndfile reads
     *,
     sample_rate:int=16000, # wanted, Hz
     chunk_ms:float=1000., # read at a time, ms
 ) -> Iterator[np.ndarray]: # (n,) float32
-    "A recording in chunks: channels averaged, resampled. `StreamError` if it cannot be read, at the end if that was cut off."
+    """A recording in chunks: channels averaged, resampled. `StreamError` if it cannot be read, at the end if that
+    was cut off."""
     try:
         import soundfile
         with soundfile.SoundFile(file) as source:
             n = max(1, round(source.samplerate * chunk_ms / 1000))
             blocks = (block.mean(axis=1) for block in source.blocks(n, dtype='float32', always_2d=True))
-            yield from blocks if source.samplerate == sample_rate else resampled(blocks, source.samplerate, sample_rate)
+            same = source.samplerate == sample_rate
+            yield from blocks if same else resampled(blocks, source.samplerate, sample_rate)
             if missing := seconds_missing(file, source.frames):
-                raise StreamError(f'{file}: is cut short, the last {missing:.2f} s that its header promises are not there')
+                raise StreamError(f'{file}: is cut short, the last {missing:.2f} s that its header promises are '
+                                  'not there')
     except (RuntimeError, OSError, TypeError) as error:
         from kwspot.corpus import read_header
         raise StreamError(f'{file}: {read_header(file).problem or "cannot be decoded"}') from error
@@ -507,7 +554,8 @@ class Levels:
         if not self.n_samples: return 'holds no samples: there was nothing to hear'
         if not self.n_sound: return 'holds nothing but zeros: there was nothing to hear'
         share = self.n_clipped / self.n_samples
-        return f'is clipped ({share:.0%} of its samples are at full scale): the events are doubtful' if share > 0.01 else ''
+        if share <= 0.01: return ''
+        return f'is clipped ({share:.0%} of its samples are at full scale): the events are doubtful'
 
 # %% ../nbs/70_streaming.ipynb #d648f69d
 def read_raw(
@@ -517,31 +565,38 @@ def read_raw(
     chunk_ms:float=1000., # read at a time at most, ms
 ) -> Iterator[np.ndarray]: # (n,) int16
     "Samples from a pipe as they arrive. `StreamError` at its end if that is in the middle of a sample."
-    read, n_bytes, left = getattr(source, 'read1', source.read), 2 * max(1, round(sample_rate * chunk_ms / 1000)), b''
+    read, left = getattr(source, 'read1', source.read), b''
+    n_bytes = 2 * max(1, round(sample_rate * chunk_ms / 1000))
     while data := read(n_bytes):
         data = left + data
         left = data[len(data) // 2 * 2:]
         yield np.frombuffer(data, '<i2', len(data) // 2).astype(np.int16)
-    if left: raise StreamError(f'the stream stopped in the middle of a 16-bit sample; is it raw 16-bit mono at {sample_rate} Hz?')
+    if left:
+        raise StreamError('the stream stopped in the middle of a 16-bit sample; is it raw 16-bit mono at '
+                          f'{sample_rate} Hz?')
 
 # %% ../nbs/70_streaming.ipynb #64599713
 def microphone(
     *,
     sample_rate:int=16000, # Hz
     chunk_ms:float=100., # recorded at a time, ms
-    device:int|str|None=None, # number or part of the name of an input, as sounddevice lists them; None: the system's
+    device:int|str|None=None, # number or part of the name of an input of sounddevice; None: the system's
 ) -> Iterator[np.ndarray]: # (n,) int16, without end
     "Chunks from a microphone. `StreamError` if sounddevice or a microphone is missing."
     try: import sounddevice
-    except ImportError: raise StreamError('listening to a microphone needs sounddevice: pip install "kwspot[microphone]"') from None
-    except OSError as error: raise StreamError(f'listening to a microphone needs the PortAudio library ({error})') from None
+    except ImportError:
+        raise StreamError('listening to a microphone needs sounddevice: pip install "kwspot[microphone]"') from None
+    except OSError as error:
+        raise StreamError(f'listening to a microphone needs the PortAudio library ({error})') from None
     n = max(1, round(sample_rate * chunk_ms / 1000))
     try:
-        with sounddevice.InputStream(samplerate=sample_rate, channels=1, dtype='int16', blocksize=n, device=device) as stream:
+        with sounddevice.InputStream(samplerate=sample_rate, channels=1, dtype='int16', blocksize=n,
+                                     device=device) as stream:
             while True: yield stream.read(n)[0][:, 0].copy()
     except (sounddevice.PortAudioError, ValueError) as error:
         reason = ' '.join(str(error).split())
-        raise StreamError(f'the microphone cannot be opened ({reason}); python -m sounddevice lists the inputs') from None
+        raise StreamError(f'the microphone cannot be opened ({reason}); '
+                          'python -m sounddevice lists the inputs') from None
 
 # %% ../nbs/70_streaming.ipynb #ba8daa13
 def operating_points(
@@ -553,53 +608,150 @@ def operating_points(
     decision:Decision=Decision(), # all else
 ) -> object: # DataFrame indexed by threshold: miss_rate, false_accepts_per_hour, median_delay_s, ...
     "What each threshold would have reported. Choose on speakers that are neither in the training nor in the test."
-    import pandas as pd
     from kwspot.export import at_temperature
-    from kwspot.recordings import score_events
     listener = open_listener(model)
-    answers, hop_ms = answers_to(listener, recording), 1000 * listener.cut['hop'] / listener.sample_rate
+    answers = answers_to(listener, recording)
     late = answers.times >= listener.n_samples / listener.sample_rate - 0.01
     answers = Answers(answers.times[late], at_temperature(answers.probabilities[late], listener.temperature))
+    return points_of(listener, answers, truth, duration_s=len(recording) / listener.sample_rate,
+                     thresholds=thresholds, decision=decision)
+
+# %% ../nbs/70_streaming.ipynb #be9ca1f5
+def points_of(
+    listener:Any, # Windows or Steps
+    answers:Answers, # at its temperature, from the first whole window on
+    truth:Any, # DataFrame from `recordings.make_recording`
+    *,
+    duration_s:float, # of the recording, s
+    thresholds:Sequence[float], # to try
+    decision:Decision, # all else
+) -> object: # DataFrame, see `operating_points`
+    "Operating points where the answers are known."
+    import pandas as pd
+    from kwspot.recordings import score_events
     keywords = [label for label in listener.labels if label not in decision.ignored]
     rows = {}
     for threshold in thresholds:
-        events = Decider(listener.labels, hop_ms, replace(decision, threshold=threshold, release=threshold / 2)).push(answers)
-        rows[threshold] = score_events(events, truth, duration_s=len(recording) / listener.sample_rate, keywords=keywords)
+        wanted = replace(decision, threshold=threshold, release=threshold / 2)
+        events = Decider(listener.labels, 1000 * listener.cut['hop'] / listener.sample_rate, wanted).push(answers)
+        rows[threshold] = score_events(events, truth, duration_s=duration_s, keywords=keywords)
     return pd.DataFrame(rows).T.rename_axis('threshold').infer_objects()
 
-
+# %% ../nbs/70_streaming.ipynb #298cdd13
 def choose_threshold(
-    points:object, # from `operating_points`
+    points:Any, # from `operating_points`
     *,
     false_accepts_per_hour:float=1., # at most
 ) -> float:
     "The threshold that misses least while it keeps to so many false accepts. `StreamError` if none does."
     allowed = points[points['false_accepts_per_hour'].astype(float) <= false_accepts_per_hour]
     if allowed.empty:
-        raise StreamError(f'no threshold keeps to {false_accepts_per_hour:g} false accepts per hour; try higher ones, or a better model')
+        raise StreamError(f'no threshold keeps to {false_accepts_per_hour:g} false accepts per hour; try higher '
+                          'ones, or a better model')
     return float(allowed['miss_rate'].astype(float).idxmin())
+
+# %% ../nbs/70_streaming.ipynb #6cdc7737
+def split_recording(
+    packed:Any, # preprocessing.Packed
+    split:str='valid', # whose clips
+    *,
+    hours:float=0.25, # about so long
+    noise:Sequence[str]=('train', 'valid'), # the splits of the noise recordings under them
+    seed:int=0, # of the order, gaps, ratios and places in the noise
+) -> tuple[np.ndarray, object]: # (n,) int16 and the DataFrame of what was said, see `recordings.make_recording`
+    "The clips of a split in random order, some of them or all again and again, over noise."
+    from kwspot.recordings import make_recording
+    rows = packed.select(split=split)
+    if not len(rows): raise StreamError(f'{packed.folder}: there is no clip in the split {split!r} to listen to')
+    n = max(1, round(3600 * hours / (packed.n_samples / packed.sample_rate + 1.75))) # gaps are 1.75 s in the mean
+    turns = [np.random.default_rng([seed, turn]).permutation(rows) for turn in range(-(-n // len(rows)))]
+    rows, table = np.concatenate(turns)[:n], packed.noise_table
+    chosen = table[table['split'].isin(noise)]
+    if chosen.empty: raise StreamError(f'{packed.folder}: no noise recording is in the splits {", ".join(noise)}')
+    noises = [packed.noise[start:start + length] for start, length in zip(chosen['start'], chosen['n_samples'])]
+    words = packed.clips['word'].to_numpy()[rows]
+    return make_recording(packed.read(rows), words, noises=noises, sample_rate=packed.sample_rate, seed=seed)
+
+# %% ../nbs/70_streaming.ipynb #e71205e2
+def pooled_points(
+    tables:Sequence, # DataFrames from `operating_points`, of the same thresholds
+) -> Any: # DataFrame indexed by threshold: n_words, hits, misses, miss_rate, false_accepts, ..., hours
+    "Operating points over several recordings together."
+    columns = ['n_words', 'hits', 'misses', 'false_accepts', 'hours']
+    total = sum(table[columns].astype(float) for table in tables)
+    return total.assign(miss_rate=total['misses'] / total['n_words'].clip(lower=1),
+                        false_accepts_per_hour=total['false_accepts'] / total['hours'])
+
+# %% ../nbs/70_streaming.ipynb #c890c6b2
+def fit_threshold(
+    folder:str|Path, # of a run
+    packed:Any, # preprocessing.Packed
+    *,
+    words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
+    false_accepts_per_hour:float=1., # at most
+    hours:float=2., # of recordings to choose on
+    split:str='valid', # whose clips they hold
+    seed:int=0, # of the recordings
+) -> dict: # words, threshold, wanted_per_hour, and what it gave: n_words, miss_rate, false_accepts, hours
+    "Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts."
+    from kwspot.export import model_mark
+    from kwspot.training import read_info, write_json
+    folder, info = Path(folder), read_info(folder)
+    listener, n_parts = open_listener(folder), max(1, round(4 * hours))
+    decision, grid = decision_for(listener.labels, words=words), np.round(np.linspace(0.1, 0.98, 45), 2).tolist()
+    tables = []
+    for part in range(n_parts):
+        recording, truth = split_recording(packed, split, hours=hours / n_parts, seed=1000 * seed + part)
+        tables.append(operating_points(listener, recording, truth, thresholds=grid, decision=decision))
+    points = pooled_points(tables)
+    threshold = choose_threshold(points, false_accepts_per_hour=false_accepts_per_hour)
+    found = {name: float(value) for name, value in points.loc[threshold].items()}
+    key = _words_key(words)
+    facts = {'words': key, 'threshold': threshold, 'wanted_per_hour': false_accepts_per_hour, 'split': split}
+    facts |= found
+    kept = {**info.get('stream', {}), key: {**facts, 'mark': model_mark(folder)}}
+    write_json(folder / 'run.json', {**info, 'stream': kept})
+    return facts
+
+
+def _words_key(words):
+    "A name for a choice of words, whatever their order."
+    return '' if words is None else ','.join(sorted(words))
+
+# %% ../nbs/70_streaming.ipynb #db2b7bdb
+def stored_threshold(
+    folder:str|Path, # of a run, or anything else
+    words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
+) -> float|None:
+    "The threshold that `fit_threshold` kept for these words and the run as it is; None where there is none."
+    from kwspot.export import model_mark
+    try:
+        facts = json.loads((Path(folder) / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
+        return float(facts['threshold']) if facts['mark'] == model_mark(Path(folder)) else None
+    except (OSError, ValueError, KeyError, TypeError): return None
 
 # %% ../nbs/70_streaming.ipynb #876aa7b3
 def plot_answers(
     answers:Answers, # from `answers_to`
     labels:Sequence[str], # of the probabilities
     events:Sequence[Event], # to mark
-    truth:object=None, # DataFrame from `recordings.make_recording`, to shade, or None
+    truth:Any=None, # DataFrame from `recordings.make_recording`, to shade, or None
     *,
     between:tuple[float, float]=(0., 30.), # s
     ignored:Sequence[str]=('unknown', 'silence'), # labels that are not drawn
-) -> object: # matplotlib Figure
+) -> Any: # matplotlib Figure
     "Probabilities over time, what was said, and what was reported."
     import matplotlib.pyplot as plt
     shown = (answers.times >= between[0]) & (answers.times < between[1])
     colours = dict(zip([label for label in labels if label not in ignored], plt.cm.tab10.colors * 10))
-    figure, axes = plt.subplots(figsize=(10, 3), dpi=80, layout='constrained')
+    figure, axes = plt.subplots(figsize=(10, 3), dpi=64, layout='constrained')
     for row in truth.itertuples() if truth is not None else ():
         if row.start_s < between[1] and row.end_s > between[0]:
             axes.axvspan(row.start_s, row.end_s, color=colours.get(row.word, '0.6'), alpha=0.25, linewidth=0)
             axes.text((row.start_s + row.end_s) / 2, 1.12, row.word, ha='center', fontsize=7, clip_on=True)
     for label, colour in colours.items():
-        axes.plot(answers.times[shown], answers.probabilities[shown, labels.index(label)], color=colour, label=label)
+        axes.plot(answers.times[shown], answers.probabilities[shown, labels.index(label)], color=colour,
+                  label=label)
     for event in events:
         if between[0] <= event.time_s < between[1]:
             axes.plot(event.time_s, event.score, 'v', color=colours[event.word], markeredgecolor='black')
@@ -616,12 +768,11 @@ def smoothed(
 ) -> Answers:
     "The means that a `Decider` judges: over the last `n` answers, zeros before the first."
     padded = np.concatenate([np.zeros((n - 1, answers.probabilities.shape[1]), np.float32), answers.probabilities])
-    means = np.lib.stride_tricks.sliding_window_view(padded, n, axis=0).mean(axis=-1)
-    return Answers(answers.times, means.reshape(answers.probabilities.shape))
+    return Answers(answers.times, running_mean(padded, n))
 
 
 def follow(
-    model:object, # as `open_listener` takes it
+    model:Any, # as `open_listener` takes it
     recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
 ) -> Answers: # none before a whole window was heard
     "All answers to a recording and the half second of silence after it."
@@ -633,7 +784,7 @@ def follow(
 
 
 def judged(
-    model:object, # as `open_listener` takes it
+    model:Any, # as `open_listener` takes it
     answers:Answers, # from `follow`
     decision:Decision=Decision(), # how to decide
 ) -> tuple[Answers, list[Event]]: # smoothed answers, events
@@ -769,7 +920,7 @@ def _show_moment(parts, listener, decision):
 
 # %% ../nbs/70_streaming.ipynb #5b017543
 def stream_panel(
-    model:object, # as `open_listener` takes it
+    model:Any, # as `open_listener` takes it
     recordings:Mapping[str, np.ndarray], # name: (n_samples,) mono, int16 or float in [-1, 1], at the model's rate
     *,
     decision:Decision=Decision(), # how to decide; the threshold is where the slider begins

@@ -1,0 +1,99 @@
+"""Words missed at one false accept per hour: `python .ci/events.py RUN CORPUS|PACKED nbs/results/events-NAME.json [MODEL]`.
+
+Recordings of all clips of the validation and of the test speakers, each once, over six kinds of noise made anew, 5 to 20 dB. The threshold of
+each choice of words is chosen on the validation speakers and judged on the test speakers. MODEL: a file in the run's folder export/ to listen
+with; without it what `kwspot stream RUN` would take.
+"""
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kwspot import preprocessing, streaming, synth, training
+from kwspot.export import at_temperature
+from kwspot.recordings import make_recording, match_events, per_hour
+
+CHOICES = ('marvin,sheila', 'seven,marvin,sheila,happy', 'yes,stop,left,right', 'yes,no,up,down',
+           'yes,no,up,down,left,right,on,off,stop,go')
+GRID = np.round(np.linspace(0.1, 0.98, 45), 2)
+N_PARTS = 4
+
+
+def recordings(packed, split, number):
+    "Audio, truth with its speakers, and seconds, part by part."
+    makers = enumerate(synth.NOISES.values())
+    noises = [synth.to_int16(0.05 * make(60 * 16000, np.random.default_rng([1000 + number, i]))) for i, make in makers]
+    rows = np.random.default_rng(number).permutation(packed.select(split=split))
+    for i, part in enumerate(np.array_split(rows, N_PARTS)):
+        clips = packed.clips.iloc[part]
+        audio, truth = make_recording(packed.read(part), clips['word'].to_numpy(), noises=noises, seed=10 * number + i)
+        yield audio, truth.assign(speaker=clips['speaker'].to_numpy())
+
+
+def hear(listener, audio):
+    "All answers from the first whole window on."
+    answers = streaming.answers_to(listener, audio)
+    late = answers.times >= listener.n_samples / listener.sample_rate - 0.01
+    return streaming.Answers(answers.times[late], at_temperature(answers.probabilities[late], listener.temperature))
+
+
+def decide(listener, parts, words, threshold):
+    "Words with `heard`, false accepts and hours, over all parts."
+    decision = streaming.decision_for(listener.labels, words=words)
+    decision = dataclasses.replace(decision, threshold=threshold, release=threshold / 2)
+    said, n_false, delays = [], 0, []
+    for answers, truth, _ in parts:
+        events = streaming.Decider(listener.labels, listener.hop_ms, decision).push(answers)
+        wanted = truth[truth['word'].isin(words)]
+        heard, taken = match_events(events, wanted)
+        said.append(wanted.assign(heard=heard >= 0))
+        n_false += int((taken < 0).sum())
+        delays += [events[number].time_s - end for number, end in zip(heard, wanted['end_s']) if number >= 0]
+    return pd.concat(said), n_false, float(np.median(delays)) if delays else None
+
+
+def interval(said, n_boot=2000):
+    "Miss rate and its 95 % interval by bootstrap over speakers."
+    counts = said.groupby('speaker')['heard'].agg(['sum', 'count']).to_numpy(float)
+    drawn = np.random.default_rng(0).integers(len(counts), size=(n_boot, len(counts)))
+    rates = 1 - counts[drawn, 0].sum(axis=1) / counts[drawn, 1].sum(axis=1)
+    return {'n_words': len(said), 'miss_rate': float(1 - said['heard'].mean()), 'ci95': np.percentile(rates, [2.5, 97.5]).tolist()}
+
+
+def judge(listener, parts, words):
+    "The line of one choice of words."
+    hours = {split: sum(seconds for _, _, seconds in parts[split]) / 3600 for split in parts}
+    decision = streaming.decision_for(listener.labels, words=words)
+    tables = [streaming.points_of(listener, answers, truth, thresholds=GRID, decision=decision, duration_s=seconds)
+              for answers, truth, seconds in parts['valid']]
+    points = streaming.pooled_points(tables)
+    threshold = streaming.choose_threshold(points, false_accepts_per_hour=1)
+    said, n_false, delay = decide(listener, parts['test'], words, threshold)
+    rate, ci95 = per_hour(n_false, hours['test'])
+    bins = {f'{low} to {low + 5} dB': interval(said[said['snr_db'].between(low, low + 5)]) for low in (5, 10, 15)}
+    return {'words': words, 'threshold': threshold, 'hours': hours, 'valid_miss_rate': float(points.loc[threshold, 'miss_rate']),
+            'valid_false_accepts': int(points.loc[threshold, 'false_accepts']), '5 to 20 dB': interval(said), **bins,
+            'false_accepts': n_false, 'false_accepts_per_hour': rate, 'false_accepts_per_hour_ci95': ci95, 'median_delay_s': delay,
+            'n_speakers': int(said['speaker'].nunique())}
+
+
+def write(run, listener, lines, out):
+    "The result file: what the run is, and its lines."
+    info = training.read_info(run)
+    known = {name: info[name] for name in ('model', 'parameters', 'metrics')}
+    corpus = {name: value for name, value in info['corpus'].items() if name != 'packed'}
+    facts = {'title': run.name, **known, 'network': info['recipe']['network'], 'recipe': info['recipe']['name'],
+             'epochs': info['epochs_done'], 'corpus': corpus, 'steps': dict(getattr(listener, 'facts', {})),
+             'hop_ms': listener.hop_ms, 'choices': lines}
+    training.write_json(out, facts)
+
+
+if __name__ == '__main__':
+    run, corpus, out = map(Path, sys.argv[1:4])
+    packed = preprocessing.open_pack(corpus) if (corpus / 'clips.parquet').is_file() else training.packed_corpus(corpus)
+    listener = streaming.open_listener(run / 'export' / sys.argv[4] if len(sys.argv) > 4 else run)
+    parts = {split: [(hear(listener, audio), truth, len(audio) / 16000) for audio, truth in recordings(packed, split, number)]
+             for number, split in ((1, 'valid'), (2, 'test'))}
+    write(run, listener, [judge(listener, parts, words.split(',')) for words in CHOICES], out)
