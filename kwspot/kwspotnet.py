@@ -116,7 +116,7 @@ def kwspot_network(
     causal: bool = False,                      # look at no later frame
 ):                                             # (batch, n_classes) probabilities
     "A stem on the picture, a dense trunk over time, the mean over time."
-    x = normalised(conv_1d(stem(features, tuple(channels), causal=causal), trunk[0], 1))
+    x = normalised(conv_1d(stem(features, (channels[0], channels[1]), causal=causal), trunk[0], 1))
     for width in trunk:
         x = trunk_block(x, width, kernel, causal=causal)
     x = keras.layers.Dropout(dropout)(keras.layers.GlobalAveragePooling1D()(x))

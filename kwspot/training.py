@@ -6,13 +6,14 @@
 __all__ = ['MODERN', 'RECIPES', 'RUN_FORMAT', 'TrainingError', 'TrainingWarning', 'Recipe', 'check_recipe', 'choose_recipe',
            'teacher_recipe', 'learning_rate', 'endless_shuffle', 'plan_epoch', 'pack_place', 'packed_corpus', 'Lesson',
            'make_lesson', 'check_lesson', 'read_batch', 'batch_places', 'epoch_batches', 'training_noise',
-           'input_pipeline', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser', 'without_frontend',
-           'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'hearing', 'training_step',
-           'validation_step', 'validate', 'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat',
-           'check_same', 'refuse_writing', 'open_folder', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run',
-           'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
-           'write_history', 'finish', 'describe', 'finished', 'train', 'train_teachers', 'begin_or_go_on',
-           'train_seeds', 'speaker_folds']
+           'input_pipeline', 'plainly', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser', 'without_frontend',
+           'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
+           'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
+           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder', 'Run',
+           'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead', 'teach', 'best_epoch', 'is_over',
+           'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished',
+           'settings_of', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'train_sweep', 'train_seeds',
+           'spread', 'speaker_folds']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
@@ -29,9 +30,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,8 +45,11 @@ import tensorflow as tf
 import kwspot
 from . import augment as augmentation
 from . import modelling, preprocessing
-from .corpus import NOISE, CorpusError, CorpusWarning, atomic_write, index
+from .cluster import each_part
+from .corpus import NOISE, CorpusError, CorpusWarning, atomic_write, index, is_elsewhere
 from .decisions import decided_index, decisions_mark
+from .shards import Shards, pack_shards, window_order
+from .storage import is_url
 
 # %% ../nbs/50_training.ipynb #4eb21684
 class TrainingError(CorpusError):
@@ -125,8 +131,8 @@ def check_recipe(
                             f'available: {", ".join(known)}')
 
 # %% ../nbs/50_training.ipynb #a7d729e3
-MODERN = {
-    'batch_size': 128, 'optimiser': 'adamw', 'learning_rate': 3e-3, 'weight_decay': 0.02, 'warm_up': 0.2,
+MODERN: dict = {
+    'batch_size': 128, 'optimiser': 'adamw', 'learning_rate': 6e-3, 'weight_decay': 0.02, 'warm_up': 0.08,
     'label_smoothing': 0.1, 'ema': 0.998, 'unknown_share': 3.0,
     'augment': {'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {},
                 'tempo': {'low': 0.78, 'high': 1.28, 'max_shift': 12},
@@ -136,11 +142,15 @@ MODERN = {
 RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
-    'quick': Recipe('quick', model='kwspot-s', epochs=54, **MODERN),
+    'quick': Recipe('quick', model='kwspot-s', epochs=60, **MODERN),
     'best': Recipe('best', model='kwspot-l', epochs=60, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
                    teacher={'epochs': 40, 'label_smoothing': 0.1}),
-    'stream': Recipe('stream', model='kwspot-s', epochs=54, **{**MODERN, 'augment': {
-        'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment']}}),
+    'stream': Recipe('stream', model='kwspot-s', epochs=54, network={'causal': True},
+                     **{**MODERN, 'learning_rate': 3e-3, 'warm_up': 0.2, 'label_smoothing': 0.05, 'augment': {
+                         'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment'],
+                         'noise': {'snr_db': (0, 30), 'probability': 0.9,
+                                   'generated': {'clatter': 90., 'brown': 45.}},
+                         'masks': {'time_width': 10, 'frequency_width': 8}}}),
 }
 
 
@@ -221,8 +231,8 @@ def pack_place(
     n_samples: int = 16000,    # of a clip
 ) -> Path:
     "Where in the user's cache folder `train` keeps a corpus packed."
-    where = str(Path(corpus).expanduser().resolve()) if not isinstance(corpus, pd.DataFrame) else \
-        '\n'.join(sorted(str(path) for path in corpus['path']))
+    if isinstance(corpus, pd.DataFrame): where = '\n'.join(sorted(str(path) for path in corpus['path']))
+    else: where = str(corpus) if is_elsewhere(corpus) else str(Path(corpus).expanduser().resolve())
     key = hashlib.sha256(f'{where}|{sample_rate}|{n_samples}'.encode()).hexdigest()[:16]
     return platformdirs.user_cache_path('kwspot') / 'packed' / key
 
@@ -241,10 +251,14 @@ def packed_corpus(
     `CorpusError` for decisions about a packed corpus."""
     if isinstance(corpus, preprocessing.Packed) and decisions is None: return corpus
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
+    assert not isinstance(corpus, preprocessing.Packed)  # `decided_index` refuses it
     table = corpus if isinstance(corpus, pd.DataFrame) else index(corpus, speaker_pattern=speaker_pattern)
     named = corpus if decisions is None else table.assign(path=table['word'] + ' ' + table['path'])
-    place = Path(pack_folder) if pack_folder else pack_place(named, sample_rate=sample_rate, n_samples=n_samples)
-    return preprocessing.pack(table, place, sample_rate=sample_rate, n_samples=n_samples, progress=progress)
+    how = {'sample_rate': sample_rate, 'n_samples': n_samples}
+    if pack_folder and is_url(pack_folder):
+        return pack_shards(table, pack_folder, mixed=False, **how, progress=progress)
+    place = Path(pack_folder) if pack_folder else pack_place(named, **how)
+    return preprocessing.pack(table, place, **how, progress=progress)
 
 # %% ../nbs/50_training.ipynb #874abde0
 @dataclass(frozen=True)
@@ -256,6 +270,7 @@ class Lesson:
     classes: dict[str, np.ndarray]   # split -> (n,) int
     speakers: dict[str, np.ndarray]  # split -> (n,) who speaks
     fingerprint: str                 # of recordings, labels and splits
+    window: int | None = None        # clips among which an epoch is mixed, see `shards.window_order`; None: all
 
     @property
     def silence(self) -> int | None:
@@ -272,6 +287,8 @@ class Lesson:
 def make_lesson(
     packed: preprocessing.Packed,  # the packed corpus
     task: preprocessing.Task,  # what is told apart
+    *,
+    window: int | None = None, # clips among which an epoch is mixed; None: all
 ) -> Lesson:
     "The clips of a task, and a fingerprint that tells whether recordings, labels or splits change."
     clips = packed.clips
@@ -282,7 +299,7 @@ def make_lesson(
     listing = clips['path'].map(lambda path: Path(path).name) + '\t' + clips['word'] + '\t' + clips['split']
     return Lesson(packed, tuple(task.labels), rows, {split: classes[at] for split, at in rows.items()},
                   {split: clips['speaker'].to_numpy()[at] for split, at in rows.items()},
-                  hashlib.sha256('\n'.join([packed.fingerprint, *listing]).encode()).hexdigest())
+                  hashlib.sha256('\n'.join([packed.fingerprint, *listing]).encode()).hexdigest(), window)
 
 # %% ../nbs/50_training.ipynb #27aa5fd2
 def check_lesson(
@@ -313,11 +330,12 @@ def read_batch(
     rows: np.ndarray,    # (n,) rows of the packed audio, -1 for silence
     *,
     seed: Sequence[int], # of the silence
+    read: Callable | None = None,  # rows -> audio; None: `lesson.packed.read`
 ) -> np.ndarray:         # (n, n_samples) int16
     "The audio of some rows."
     audio = np.empty((len(rows), lesson.packed.n_samples), np.int16)
     silent = rows < 0
-    audio[~silent] = lesson.packed.read(rows[~silent])
+    audio[~silent] = (read or lesson.packed.read)(rows[~silent])
     if silent.any():
         number = int(np.random.SeedSequence(seed).generate_state(1)[0])
         audio[silent] = preprocessing.silence_clips(lesson.packed, split, int(silent.sum()), seed=number)
@@ -336,8 +354,11 @@ def batch_places(
                                balance=recipe.balance, silence=lesson.silence, unknown=lesson.unknown,
                                unknown_share=recipe.unknown_share)
     ends = np.linspace(0, len(rows), max(1, round(len(rows) / recipe.batch_size)) + 1).round().astype(int)
-    return (np.where(rows < 0, -1, lesson.rows['train'][rows]), classes,
-            [slice(*pair) for pair in zip(ends[:-1], ends[1:])])
+    rows = np.where(rows < 0, -1, lesson.rows['train'][rows])
+    if lesson.window:
+        order = window_order(rows, lesson.window, seed=[seed, 4, epoch])
+        rows, classes = rows[order], classes[order]
+    return rows, classes, [slice(*pair) for pair in zip(ends[:-1], ends[1:])]
 
 # %% ../nbs/50_training.ipynb #c7efaff5
 def epoch_batches(
@@ -349,8 +370,10 @@ def epoch_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]: # ((batch, n_samples) int16, (batch,) int32)
     "What an epoch hears, batch by batch."
     rows, classes, batches = batch_places(lesson, recipe, seed=seed, epoch=epoch)
+    packed, read = lesson.packed, None
+    if lesson.window and isinstance(packed, Shards): read = packed.ahead(rows[rows >= 0], lesson.window)
     for number, batch in enumerate(batches):
-        yield (read_batch(lesson, 'train', rows[batch], seed=[seed, 2, epoch, number]),
+        yield (read_batch(lesson, 'train', rows[batch], seed=[seed, 2, epoch, number], read=read),
                classes[batch].astype(np.int32))
 
 def training_noise(
@@ -379,6 +402,17 @@ def input_pipeline(
                  tf.TensorSpec((None,), tf.int32))
     return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
 
+
+def plainly(
+    batches: tf.data.Dataset,  # of `input_pipeline`
+) -> Iterator: # the same
+    "The batches; what went wrong while one was read is told in its own line, not in TensorFlow's twenty."
+    try: yield from batches
+    except tf.errors.OpError as error:
+        own = [line for line in error.message.splitlines() if line.startswith('kwspot.') and 'Error: ' in line]
+        if not own: raise
+        raise CorpusError(own[-1].split('Error: ', 1)[1]) from None
+
 # %% ../nbs/50_training.ipynb #9179f11a
 @dataclass(frozen=True)
 class Learner:
@@ -391,6 +425,7 @@ class Learner:
     optimiser: keras.Optimizer
     augmenter: augmentation.Augmenter  # changes waveforms, features and pairs, at random
     teachers: tuple = ()          # networks, features -> probabilities, whose mean answer is learnt as well
+    strategy: Any = None          # of `mirrored`, for a network with a copy on each of several GPUs
 
     @property
     def variables(self) -> list: # of Keras variables
@@ -455,6 +490,26 @@ def without_frontend(
                             'give both the same frontend')
     return network
 
+# %% ../nbs/50_training.ipynb #acd868b2
+def mirrored(
+    devices: int,  # GPUs of this host; where there is none, logical CPUs
+) -> Any: # tf.distribute.MirroredStrategy; None for one device
+    "A copy of the network on each of so many devices. `TrainingError` where there are fewer."
+    if devices == 1: return None
+    there = tf.config.list_logical_devices('GPU') or tf.config.list_logical_devices('CPU')
+    if not isinstance(devices, int) or not 1 < devices <= len(there):
+        raise TrainingError(f'devices is {devices}, and TensorFlow sees {len(there)} {there[0].device_type} here; '
+                            f'give 1{f" to {len(there)}" if len(there) > 1 else ""}')
+    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
+
+
+def share_statistics(
+    network: keras.Model, # made under a strategy
+) -> None:
+    "Let batch normalisation use mean and variance of the whole batch."
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization): layer.synchronized = True
+
 # %% ../nbs/50_training.ipynb #eac90618
 def new_learner(
     recipe: Recipe,  # how to train
@@ -465,15 +520,20 @@ def new_learner(
     n_samples: int = 16000,   # of a clip
     noise: np.ndarray | None = None,  # (n,) int16: recordings of the training split, for augmentation
     teachers: Sequence[keras.Model] = (),  # waveform -> probabilities of the same labels, with the same frontend
+    devices: int = 1,         # see `mirrored`
 ) -> Learner:
     "A learner that has learnt nothing yet; `TrainingError` for teachers that hear other features."
+    strategy = mirrored(devices)
     frontend = modelling.frontend_for(recipe.model, sample_rate=sample_rate, **recipe.frontend)
     shape = frontend.compute_output_shape((None, n_samples))[1:]
-    network = new_network(recipe, len(labels), shape, seed=seed, policy=mixed_policy(recipe))
+    with strategy.scope() if strategy else nullcontext():
+        network = new_network(recipe, len(labels), shape, seed=seed, policy=mixed_policy(recipe))
+        optimiser = new_optimiser(dataclasses.replace(recipe, clip_norm=0.0) if strategy else recipe, network)
+    if strategy: share_statistics(network)
     judged = new_network(recipe, len(labels), shape, seed=seed)
     augmenter = augmentation.augmenter(recipe.augment, noise=noise, seed=seed, sample_rate=sample_rate)
-    return Learner(recipe, tuple(labels), frontend, network, judged, new_optimiser(recipe, network), augmenter,
-                   tuple(without_frontend(teacher, frontend) for teacher in teachers))
+    return Learner(recipe, tuple(labels), frontend, network, judged, optimiser, augmenter,
+                   tuple(without_frontend(teacher, frontend) for teacher in teachers), strategy)
 
 # %% ../nbs/50_training.ipynb #1183008f
 def loss_of(
@@ -506,7 +566,7 @@ def heard(
     "What the network gets of some clips, and what it should answer."
     change = learner.augmenter
     waveform, wanted = change.mix(tf.cast(audio, tf.float32) / 32768.0, wanted, training=training)
-    features = learner.frontend(change(waveform, training=training))
+    features = learner.frontend(change(waveform, training=training), training=training)
     return change.on_features(features, training=training)[..., None], wanted
 
 
@@ -539,6 +599,7 @@ def training_step(
     learner: Learner,  # what learns
 ) -> Callable:      # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
     "The step of training as a TensorFlow function that changes the learner."
+    if learner.strategy: return mirrored_step(learner)
     network, optimiser = learner.network, learner.optimiser
     shapes = (network.input_shape, network.output_shape, (None,), ())
     signature = [tf.TensorSpec(shape, dtype)
@@ -553,6 +614,51 @@ def training_step(
         if learner.recipe.ema: average_weights(learner)
         right = tf.cast(tf.argmax(probabilities, axis=1), tf.int32) == classes
         return loss, tf.reduce_sum(tf.cast(right, tf.int32))
+    return step.get_concrete_function()
+
+# %% ../nbs/50_training.ipynb #d5fe0e42
+def piece_step(
+    learner: Learner, # with a strategy
+) -> Callable:        # (features, wanted answers, classes, clips of the batch) -> (loss, clips that were right)
+    "What each device does with its piece of a batch."
+    network, recipe, n_devices = learner.network, learner.recipe, learner.strategy.num_replicas_in_sync
+    def step(features, wanted, classes, n_clips):
+        share = tf.cast(tf.shape(features)[0], tf.float32) / n_clips
+        with tf.GradientTape() as tape:
+            probabilities = network(features, training=True)
+            own = [part / n_devices for part in network.losses]
+            loss = tf.add_n([share * loss_of(recipe, wanted, probabilities), *own])
+        gradients = tape.gradient(loss, network.trainable_weights)
+        if recipe.clip_norm:
+            gradients = tf.distribute.get_replica_context().all_reduce('SUM', gradients)
+            gradients = [part / n_devices for part in tf.clip_by_global_norm(gradients, recipe.clip_norm)[0]]
+        learner.optimiser.apply(gradients, network.trainable_weights) # adds up what the devices have
+        right = tf.cast(tf.argmax(probabilities, axis=1), tf.int32) == classes
+        return loss, tf.reduce_sum(tf.cast(right, tf.int32))
+    return step
+
+
+def mirrored_step(
+    learner: Learner, # with a strategy
+) -> Callable:        # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
+    "The step of training on several devices."
+    strategy, network, work = learner.strategy, learner.network, piece_step(learner)
+    def pieces(values):
+        def of(context):
+            n, n_devices = tf.shape(values)[0], context.num_replicas_in_sync
+            number = context.replica_id_in_sync_group
+            return values[n * number // n_devices:n * (number + 1) // n_devices]
+        return strategy.experimental_distribute_values_from_function(of)
+    shapes = (network.input_shape, network.output_shape, (None,), ())
+    signature = [tf.TensorSpec(shape, dtype)
+                 for shape, dtype in zip(shapes, (tf.float32, tf.float32, tf.int32, tf.float32))]
+    @tf.function(autograph=False, input_signature=signature)
+    def step(features, wanted, classes, rate):
+        learner.optimiser.learning_rate.assign(rate)
+        n_clips = tf.cast(tf.shape(features)[0], tf.float32)
+        parts = strategy.run(work, args=(*map(pieces, (features, wanted, classes)), n_clips))
+        if learner.recipe.ema: average_weights(learner)
+        return tuple(strategy.reduce('SUM', part, axis=None) for part in parts)
     return step.get_concrete_function()
 
 # %% ../nbs/50_training.ipynb #864f3a59
@@ -695,7 +801,7 @@ def refuse_writing(
     error: OSError,  # what the system said
 ) -> TrainingError:
     "The error for a run folder that cannot be written."
-    reason = _REASONS.get(error.errno, ' '.join(str(error).split()))
+    reason = _REASONS.get(error.errno or 0, ' '.join(str(error).split()))
     kept = '; the last checkpoint is kept: make room and run the same again to go on'
     return TrainingError(f'{folder}: cannot be written ({reason})'
                          f'{kept if (folder / "checkpoint" / "state.npz").is_file() else ""}')
@@ -909,7 +1015,7 @@ def learn(
                       else (learner.judged.get_weights(), {'history': [], 'seconds': []}))
     history, seconds = progress['history'], progress['seconds']
     hear, step, judge = hearing(learner, n_samples), training_step(learner), validation_step(learner, n_samples)
-    batches = iter(input_pipeline(lesson, recipe, seed=seed, first=len(history)))
+    batches = plainly(input_pipeline(lesson, recipe, seed=seed, first=len(history)))
     n_steps = len(batch_places(lesson, recipe, seed=seed, epoch=0)[2])
     while not is_over(history, recipe):
         start = time.perf_counter()
@@ -981,6 +1087,37 @@ def finished(
         epochs <= earlier['epochs_done'] or earlier['epochs_done'] < earlier['recipe']['epochs'])
 
 # %% ../nbs/50_training.ipynb #186cf200
+def settings_of(
+    *,
+    decisions: str | Path | pd.DataFrame | None,  # see `train`
+    shuffle_window: int | None,  # clips
+    devices: int,
+    **others,  # of any value
+) -> dict:
+    "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."
+    if decisions is not None: others['decisions'] = decisions_mark(decisions)
+    if devices != 1: others['devices'] = devices
+    if shuffle_window is None: return others
+    if isinstance(shuffle_window, int) and shuffle_window >= 1: return {**others, 'shuffle_window': shuffle_window}
+    raise TrainingError(f'shuffle_window is {shuffle_window!r}; it must be a whole number from 1 up, '
+                        'or None for a whole epoch')
+
+
+def check_earlier(
+    out: Path,          # the run folder
+    settings: Mapping,  # of `settings_of`
+    chosen: Recipe,     # asked for
+    *,
+    epochs_given: bool, # whether the recipe's epochs were asked for as well
+) -> tuple[dict | None, Recipe]: # run.json of the run that goes on, None: there is none; the recipe that holds
+    "The run that is in the folder already, which must have been begun in the same way."
+    if not (out / 'run.json').is_file(): return None, chosen
+    earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'shuffle_window', 'devices'))
+    check_same(out, earlier, {**unnamed, **settings, 'recipe': dataclasses.asdict(chosen)})
+    if epochs_given: return earlier, chosen
+    return earlier, dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
+
+# %% ../nbs/50_training.ipynb #f581ee05
 def train(
     corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # folder, index (with splits of your own), or packed
     out: str | Path,            # the run folder; a run that is there goes on
@@ -994,52 +1131,55 @@ def train(
     sample_rate: int = 16000,   # Hz; clips are converted
     n_samples: int = 16000,     # of a clip; longer ones are cut, shorter ones padded
     speaker_pattern: str | None = None,      # see `corpus.index`
-    pack_folder: str | Path | None = None,   # where the packed corpus goes; None: `pack_place`
+    pack_folder: str | Path | None = None,   # where the packed corpus goes, shards at a URL; None: `pack_place`
     decisions: str | Path | pd.DataFrame | None = None,  # to honour; CSV file or table, `decisions.apply_decisions`
+    shuffle_window: int | None = None,       # clips among which an epoch is mixed, `shards.window_order`; None: all
+    devices: int = 1,                        # GPUs of this host that share the work, see `mirrored`
     progress: bool | Callable | None = None, # a line an epoch on stderr (None: on a terminal), or what is called
 ) -> Run:
     """Train on the training speakers, choose on the validation speakers, leave a run folder; a killed run goes on.
 
     On a CPU, the same seed gives the same bits on the same machine, interrupted or not. `TrainingError` in one
     line for what cannot be trained, gone on with or written."""
+    corpus, out = preprocessing.opened(corpus), Path(out)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
-    out, settings = Path(out), {'task': task, 'seed': seed, 'sample_rate': sample_rate, 'n_samples': n_samples}
-    if decisions is not None: settings['decisions'] = decisions_mark(decisions)
+    settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
+                           decisions=decisions, shuffle_window=shuffle_window, devices=devices)
     chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
-    earlier = read_info(out) if (out / 'run.json').is_file() else None
-    if earlier:
-        check_same(out, earlier, {'decisions': None, **settings, 'recipe': dataclasses.asdict(chosen)})
-        if epochs is None: chosen = dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
-        if finished(earlier, chosen.epochs): return load_run(out)
+    earlier, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None)
+    if earlier and finished(earlier, chosen.epochs): return load_run(out)
     bar = progress if isinstance(progress, bool) else None
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions, progress=bar)
-    lesson = make_lesson(packed, preprocessing.make_task(task, packed.clips[packed.clips['ok']]))
+    asked = preprocessing.make_task(task, packed.clips[packed.clips['ok']])
+    lesson = make_lesson(packed, asked, window=shuffle_window)
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
     if earlier: check_same(out, earlier, info)
     try:
         open_folder(out)
         write_json(out / 'run.json', info)
-        teachers = train_teachers(packed, out, chosen, task=task, seed=seed, progress=progress)
-        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, seed=seed,
+        teachers = train_teachers(lesson, out, chosen, task=task, seed=seed, devices=devices, progress=progress)
+        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, devices=devices, seed=seed,
                               watch=watcher(progress, chosen))
     except OSError as error: raise refuse_writing(out, error) from None
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
 def train_teachers(
-    packed: preprocessing.Packed,  # the corpus
+    lesson: Lesson,                # of the pupil
     out: Path,                     # the run folder of the pupil; theirs lie in it
     recipe: Recipe,                # of the pupil
     *,
     task: str,                     # of all of them
     seed: int,                     # of the pupil; theirs follow
+    devices: int = 1,              # see `mirrored`
     progress: bool | Callable | None,  # see `train`
 ) -> list[keras.Model]:            # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
-    how = {'task': task, 'recipe': teacher_recipe(recipe), 'progress': progress}
-    return [train(packed, out / 'teachers' / str(number), seed=seed + number, **how).model
+    how: dict = {'task': task, 'recipe': teacher_recipe(recipe), 'shuffle_window': lesson.window,
+                 'devices': devices, 'progress': progress}
+    return [train(lesson.packed, out / 'teachers' / str(number), seed=seed + number, **how).model
             for number in range(1, recipe.teachers + 1)]
 
 
@@ -1050,6 +1190,7 @@ def begin_or_go_on(
     info: dict,       # run.json
     *,
     teachers: Sequence[keras.Model] = (),  # see `new_learner`
+    devices: int = 1,  # see `mirrored`
     seed: int,  # of everything random
     watch: Callable,  # called with each new line of the history
 ) -> Run:
@@ -1057,22 +1198,54 @@ def begin_or_go_on(
     packed = lesson.packed
     noise = training_noise(packed) if 'noise' in recipe.augment else None
     learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate,
-                          n_samples=packed.n_samples, noise=noise, teachers=teachers)
+                          n_samples=packed.n_samples, noise=noise, teachers=teachers, devices=devices)
     best, history = learn(learner, lesson, out, seed=seed, watch=watch)
     return finish(out, learner, best, history, info)
 
 # %% ../nbs/50_training.ipynb #085764a6
+def _train_one(job, *, corpus, options):
+    "Train one run of several, here or on a worker; its figures."
+    folder, changes = job
+    return train(corpus, folder, **{**options, **changes}).info['metrics']
+
+
+def train_sweep(
+    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # see `train`
+    out: str | Path,               # the folder of the run folders NAME/seed-0, NAME/seed-1, ...
+    recipes: Mapping[str, str | Recipe],  # to compare, by a name for each
+    *,
+    seeds: Sequence[int] = (0, 1, 2),  # a run of each recipe for each
+    cluster: object = None,        # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
+    **options,                     # of `train`
+) -> pd.DataFrame: # a row a run, by recipe and seed: epoch, valid_accuracy, valid_recall, valid_loss
+    "Train each recipe once for each seed; runs that are there go on. On a cluster the folders are shared."
+    place = Path(out).absolute()
+    jobs = [(str(place / name / f'seed-{seed}'), {'recipe': recipe, 'seed': seed})
+            for name, recipe in recipes.items() for seed in seeds]
+    train_job = partial(_train_one, corpus=corpus, options=options)
+    figures = list(each_part(train_job, jobs, cluster=cluster, n_workers=1))
+    rows = pd.MultiIndex.from_product([list(recipes), list(seeds)], names=['recipe', 'seed'])
+    return pd.DataFrame(figures, index=rows)[['epoch', 'valid_accuracy', 'valid_recall', 'valid_loss']]
+
+
 def train_seeds(
     corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # see `train`
     out: str | Path,               # the folder of the run folders seed-0, seed-1, ...
     *,
     seeds: Sequence[int] = (0, 1, 2),  # one run each
+    recipe: str | Recipe = 'reference',  # a name in `RECIPES`, or a recipe
+    cluster: object = None,        # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
     **options,                     # of `train`
 ) -> pd.DataFrame:                 # a row a seed: epoch, valid_accuracy, valid_recall, valid_loss
     "Train once for each seed; runs that are there go on."
-    runs = {seed: train(corpus, Path(out) / f'seed-{seed}', seed=seed, **options) for seed in seeds}
-    columns = ['epoch', 'valid_accuracy', 'valid_recall', 'valid_loss']
-    return pd.DataFrame({seed: run.info['metrics'] for seed, run in runs.items()}).T[columns].rename_axis('seed')
+    return train_sweep(corpus, out, {'': recipe}, seeds=seeds, cluster=cluster, **options).droplevel('recipe')
+
+# %% ../nbs/50_training.ipynb #9f49aa96
+def spread(
+    runs: pd.DataFrame,  # of `train_sweep`
+) -> pd.DataFrame:       # a row a recipe: mean and std of each figure over the seeds
+    "What recipes score, and by how much that depends on the seed."
+    return runs.astype(float).groupby('recipe', sort=False).agg(['mean', 'std'])
 
 # %% ../nbs/50_training.ipynb #14e13a3b
 def speaker_folds(
