@@ -141,12 +141,16 @@ def rounded(value):
     return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
+def registered():
+    "The names of all architectures."
+    from kwspot import modelling
+    return list(modelling.models().index)
+
+
 def measure(given):
     "Race the architectures asked for, and write the file after each."
-    from kwspot import modelling
-    modelling.load_families()
     result = json.loads(given.out.read_text(encoding='utf-8')) if given.out.exists() else {'architectures': {}}
-    for name, threads in itertools.product(given.names or modelling.ARCHITECTURES, given.threads):
+    for name, threads in itertools.product(given.names or registered(), given.threads):
         facts, versions, row = race(name, threads, given)
         known_rows = result['architectures'].get(name, {})
         result['architectures'][name] = {**known_rows, **facts, f'threads_{threads}': rounded({**row, 'rounds': given.rounds})}

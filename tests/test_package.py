@@ -1,6 +1,7 @@
 """The package outside its notebooks: light to import, whole in a wheel, and documented."""
 import ast
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -56,6 +57,34 @@ def test_public_functions_are_documented(path):
             if '#' not in text: missing.append(f'{node.name}({argument.arg}): no comment')
             if argument.annotation is None: missing.append(f'{node.name}({argument.arg}): no type')
     assert not missing, missing
+
+
+@pytest.fixture(scope='module')
+def type_check(tmp_path_factory):
+    "mypy as mypy.ini says, on the package or on other files: its answer and what it printed."
+    pytest.importorskip('mypy', reason='types are checked by mypy: pip install ".[dev]"')
+    cache, environment = tmp_path_factory.mktemp('types'), {**os.environ, 'MYPYPATH': str(root)}
+
+    def check(*files):
+        command = [sys.executable, '-m', 'mypy', '--config-file', root / 'mypy.ini', '--cache-dir', cache, *files]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
+        return done.returncode, done.stdout + done.stderr
+    return check
+
+
+def test_types_hold(type_check):
+    code, said = type_check()
+    assert code == 0, said
+
+
+def test_a_wrong_type_is_noticed(type_check, tmp_path):
+    (tmp_path / 'wrong.py').write_text("""from kwspot import corpus, features, preprocessing
+corpus.read_clip(3)
+preprocessing.make_task('words', corpus.index('folder')).labels.append('more')
+features.log_mel('clip.wav')
+""", encoding='utf-8')
+    code, said = type_check(tmp_path / 'wrong.py')
+    assert code == 1 and 'Found 3 errors in 1 file' in said, said
 
 
 @pytest.mark.parametrize('path', sorted((root / 'nbs').glob('*.ipynb')), ids=lambda path: path.stem)
