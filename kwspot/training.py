@@ -143,8 +143,8 @@ RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
     'quick': Recipe('quick', model='kwspot-s', epochs=60, **MODERN),
-    'best': Recipe('best', model='kwspot-l', epochs=60, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
-                   teacher={'epochs': 40, 'label_smoothing': 0.1}),
+    'best': Recipe('best', model='kwspot-l', epochs=90, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
+                   teacher={'epochs': 70, 'label_smoothing': 0.1}),
     'stream': Recipe('stream', model='kwspot-s', epochs=54, network={'causal': True},
                      **{**MODERN, 'learning_rate': 3e-3, 'warm_up': 0.2, 'label_smoothing': 0.05, 'augment': {
                          'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment'],
