@@ -15,8 +15,9 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -27,6 +28,7 @@ import tensorflow as tf
 from . import training
 from .anomaly import Limits
 from .baseline import Ridge, coarse_pictures
+from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning
 from .evaluation import class_numbers, count_confusion
 from .preprocessing import Packed, make_task
@@ -131,7 +133,7 @@ def rank_labels(
     likely = np.where(opinion.argmax(1) == given, others.argmax(1), opinion.argmax(1))
     return pd.DataFrame({
         'word': list(words), 'likely_word': np.array(labels, dtype=object)[likely], 'label_score': others.sum(1),
-        'label_doubts': sum(found.values()).astype(int),
+        'label_doubts': np.sum(list(found.values()), axis=0),
         'doubted_by': [', '.join(name for name in found if found[name][row]) for row in rows],
         'probability': probabilities[rows, given], 'probability_likely': probabilities[rows, likely],
         'loss': -np.log(np.maximum(probabilities[rows, given], 1e-12)),
@@ -172,26 +174,36 @@ def _together(parts, labels):
     return Judged(rows[order], labels, probabilities[order], embeddings[order], groups[order])
 
 # %% ../nbs/61_labels.ipynb #e872920f
+def _fold_parts(packed, n_folds, seed):
+    "(number, the corpus, its clips as the fold has them), of each fold: what goes to whoever judges it."
+    return [(number, packed, fold.clips) for number, fold in enumerate(fold_packs(packed, n_folds=n_folds, seed=seed))]
+
+def _ridge_fold(part, *, strength):
+    "The part of one fold, and the words."
+    _, packed, clips = part
+    lesson = _lesson(dataclasses.replace(packed, clips=clips))
+    line = Ridge(lesson.labels, sample_rate=packed.sample_rate, n_samples=packed.n_samples)
+    line.fit(packed.read(lesson.rows['train']), lesson.classes['train'], strength=strength)
+    heard = packed.read(lesson.rows['valid'])
+    pictures = coarse_pictures(heard, packed.sample_rate)[:, :-1]
+    return (lesson.rows['valid'], line.predict(heard), pictures, np.zeros(len(heard), int)), lesson.labels
+
 def judge_with_ridge(
     packed:Packed, # the corpus
     *,
     n_folds:int=3, # of speakers
     seed:int=0, # of the deal of speakers
     strength:float=100, # see `baseline.Ridge`
+    cluster:object=None, # a fold a worker: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else here
 )->Judged: # of all clips that can be used
     "Out-of-fold answers by ridge regression."
-    parts = []
-    for fold in fold_packs(packed, n_folds=n_folds, seed=seed):
-        lesson = _lesson(fold)
-        line = Ridge(lesson.labels, sample_rate=packed.sample_rate, n_samples=packed.n_samples)
-        line.fit(packed.read(lesson.rows['train']), lesson.classes['train'], strength=strength)
-        clips = packed.read(lesson.rows['valid'])
-        pictures = coarse_pictures(clips, packed.sample_rate)[:, :-1]
-        parts.append((lesson.rows['valid'], line.predict(clips), pictures, np.zeros(len(clips), int)))
-    return _together(parts, lesson.labels)
+    judge = partial(_ridge_fold, strength=strength)
+    parts, labels = zip(*each_part(judge, _fold_parts(packed, n_folds, seed), cluster=cluster, n_workers=1))
+    return _together(parts, labels[0])
 
 # %% ../nbs/61_labels.ipynb #4e51e5e0
-LABEL_RECIPE = training.choose_recipe('quick', name='labels', epochs=10, schedule='cosine', keep='last', augment={
+LABEL_RECIPE = training.choose_recipe(
+    'quick', name='labels', epochs=10, learning_rate=3e-3, warm_up=0.2, schedule='cosine', keep='last', augment={
     'noise': {'snr_db': (0, 40), 'probability': 0.5}, 'gain': {},
     'tempo': {'low': 0.85, 'high': 1.18, 'max_shift': 12},
     'masks': {'time_width': 15, 'frequency_width': 10}}) # how the networks that judge labels are trained
@@ -210,7 +222,7 @@ def label_place(
 
 
 def hear_and_embed(
-    run:object, # a training.Run
+    run:Any, # a training.Run
     clips:np.ndarray, # (n, n_samples) int16
     *,
     batch_size:int=256, # clips at a time
@@ -224,9 +236,21 @@ def hear_and_embed(
     def hear(waveform): return both(before(waveform, training=False), training=False)
     starts = range(0, len(clips), batch_size)
     parts = [hear(tf.constant(training.as_waveform(clips[at:at + batch_size]))) for at in starts]
-    return tuple(np.concatenate([part[i].numpy() for part in parts]) for i in range(2))
+    answers, features = (np.concatenate([part[i].numpy() for part in parts]) for i in range(2))
+    return answers, features
 
 # %% ../nbs/61_labels.ipynb #975af4ab
+def _network_fold(part, *, place, recipe, seed, progress):
+    "The part of one fold, and the words; its training goes on where it was left."
+    number, packed, clips = part
+    fold = dataclasses.replace(packed, clips=clips)
+    lesson = _lesson(fold)
+    run = training.train(fold, Path(place) / f'fold-{number}', recipe=recipe, seed=seed, progress=progress)
+    rows = lesson.rows['valid']
+    answers = [hear_and_embed(run, packed.read(some)) for some in np.array_split(rows, -(-len(rows) // 4096))]
+    probabilities, embeddings = (np.concatenate(some) for some in zip(*answers))
+    return (rows, probabilities, embeddings, np.full(len(rows), number)), lesson.labels
+
 def judge_with_networks(
     packed:Packed, # the corpus
     *,
@@ -236,20 +260,16 @@ def judge_with_networks(
     seed:int=0, # of the deal of speakers and of the trainings
     folder:str|Path|None=None, # where the runs are kept; None: the user's cache folder
     progress:bool|Callable|None=None, # see `training.train`
+    cluster:object=None, # a fold a worker: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else here
 )->Judged: # of all clips that can be used
     "Out-of-fold answers by networks, trained once for all. `TrainingError` where none can be trained."
     epochs = epochs or max(LABEL_RECIPE.epochs, math.ceil(60_000 / max(len(packed), 1)))
     recipe = dataclasses.replace(LABEL_RECIPE, model=model, epochs=epochs)
     key = label_place(packed, n_folds=n_folds, seed=seed, recipe=dataclasses.asdict(recipe))
-    place, parts = Path(folder or platformdirs.user_cache_path('kwspot') / 'labels') / key, []
-    for number, fold in enumerate(fold_packs(packed, n_folds=n_folds, seed=seed)):
-        lesson = _lesson(fold)
-        run = training.train(fold, place / f'fold-{number}', recipe=recipe, seed=seed, progress=progress)
-        rows = lesson.rows['valid']
-        answers = [hear_and_embed(run, packed.read(some)) for some in np.array_split(rows, -(-len(rows) // 4096))]
-        probabilities, embeddings = (np.concatenate(some) for some in zip(*answers))
-        parts.append((rows, probabilities, embeddings, np.full(len(rows), number)))
-    return _together(parts, lesson.labels)
+    place = Path(folder or platformdirs.user_cache_path('kwspot') / 'labels').absolute() / key
+    judge = partial(_network_fold, place=str(place), recipe=recipe, seed=seed, progress=progress)
+    parts, labels = zip(*each_part(judge, _fold_parts(packed, n_folds, seed), cluster=cluster, n_workers=1))
+    return _together(parts, labels[0])
 
 # %% ../nbs/61_labels.ipynb #2572ca6f
 def find_label_issues(

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['scan_samples', 'longest_dropout', 'Grid', 'frame_grid', 'window_frames', 'sum_bands', 'band_powers', 'kth_smallest',
-           'speech_excess', 'active_runs', 'word_runs', 'edge_levels', 'slow_down', 'repetition', 'voicing',
-           'steady_tones', 'hum', 'widest_band', 'bandwidth', 'Measures', 'summarise', 'measure_bands', 'measure_clip']
+           'speech_excess', 'active_runs', 'word_runs', 'without_rumble', 'edge_levels', 'slow_down', 'repetition',
+           'voicing', 'steady_tones', 'hum', 'widest_band', 'bandwidth', 'Measures', 'padding', 'summarise', 'describe',
+           'measure_bands', 'measure_clip']
 
 # %% ../nbs/12_measures.ipynb #54c3c4b4
 from functools import lru_cache
@@ -21,23 +22,23 @@ _jit = numba.njit(nogil=True, cache='__file__' in globals()) # compiled once, no
 @_jit
 def scan_samples(
     clip:np.ndarray, # (n_samples,) int16, at least one sample
-)->tuple: # lowest, highest, sum, sum of squares, clipped samples, length of the first and of the last run of equal samples
+)->tuple: # lowest, highest, sum, sum of squares, clipped samples, length of the first and last run of one value
     "What one look at every sample tells."
-    low, high, total, squares = np.int64(clip[0]), np.int64(clip[0]), 0, 0
+    low, high, total, squares, clipped, i = clip[0], clip[0], 0, 0, 0, 0
     for value in clip:
-        sample = np.int64(value)
-        low, high = min(low, sample), max(high, sample)
-        total += sample
-        squares += sample * sample
-    clipped, lead, trail, start = 0, 0, 0, 0
-    for end in range(1, clip.size + 1):
-        if end < clip.size and clip[end] == clip[start]: continue
-        value, length = np.int64(clip[start]), end - start
-        if (value == low or value == high) and (length > 2 or abs(value) >= 32767): clipped += length
-        if start == 0: lead = length
-        if end == clip.size: trail = length
-        start = end
-    return low, high, total, squares, clipped, lead, trail
+        low, high = min(low, value), max(high, value)
+        total += np.int64(value)
+        squares += np.int64(value) * np.int64(value)
+    while i < clip.size:
+        start, value = i, clip[i]
+        i += 1
+        if low < value < high: continue
+        while i < clip.size and clip[i] == value: i += 1
+        if i - start > 2 or abs(np.int64(value)) >= 32767: clipped += i - start
+    lead, trail = 1, 1
+    while lead < clip.size and clip[lead] == clip[0]: lead += 1
+    while trail < clip.size and clip[clip.size - 1 - trail] == clip[-1]: trail += 1
+    return np.int64(low), np.int64(high), total, squares, clipped, lead, trail
 
 # %% ../nbs/12_measures.ipynb #4b730561
 @_jit
@@ -48,21 +49,25 @@ def longest_dropout(
     loud:float, # smallest mean square of either side
 )->int: # samples
     "The longest run of exact zeros with sound on both sides of it."
-    longest, start = 0, side
-    while start < clip.size - side:
-        end = start
+    longest, place, shortest = 0, side, max(shortest, 1)
+    while place < clip.size - side: # a run that counts holds one of these places
+        start, end = place, place
+        place += shortest
+        if clip[start] != 0: continue
+        while start > side and clip[start - 1] == 0: start -= 1
         while end < clip.size and clip[end] == 0: end += 1
-        if end - start >= max(shortest, longest + 1) and end <= clip.size - side:
-            before, after = 0.0, 0.0
-            for k in range(1, side + 1):
-                before += np.float64(clip[start - k])**2
-                after += np.float64(clip[end + k - 1])**2
-            if min(before, after) >= side * loud: longest = end - start
-        start = end + 1
+        place += max(end - place, 0) // shortest * shortest
+        if end - start < max(shortest, longest + 1) or end > clip.size - side: continue
+        before, after = 0.0, 0.0
+        for k in range(1, side + 1):
+            before += np.float64(clip[start - k])**2
+            after += np.float64(clip[end + k - 1])**2
+        if min(before, after) >= side * loud: longest = end - start
     return longest
 
 # %% ../nbs/12_measures.ipynb #02172c6c
-_EDGES = np.array([100, 200, 300, 400, 510, 630, 770, 920, 1080, 1270, 1480, 1720, 2000, 2320, 2700, 3150, 3700, 4400, 5300, 6400, 7700,
+_EDGES = np.array([100, 200, 300, 400, 510, 630, 770, 920, 1080, 1270, 1480, 1720, 2000, 2320, 2700, 3150, 3700,
+                   4400, 5300, 6400, 7700,
                    9500, 12000, 15500]) # Hz, Zwicker 1961
 _SPEECH_BANDS = 20 # up to 7.7 kHz: speech is looked for in these
 
@@ -86,11 +91,13 @@ def frame_grid(
     edges = _EDGES[_EDGES <= sample_rate / 2]
     bins = np.round(edges * size / sample_rate).astype(np.int64)
     rounding = np.diff(bins) / (size / 2) / 12
-    return Grid(size, sample_rate // 100, (window * np.sqrt(2 / size / np.sum(window**2))).astype(np.float32), edges, bins,
+    return Grid(size, sample_rate // 100, (window * np.sqrt(2 / size / np.sum(window**2))).astype(np.float32),
+                edges, bins,
                 rounding.astype(np.float32))
 
 # %% ../nbs/12_measures.ipynb #65235873
-_fast = numba.njit(nogil=True, fastmath={'contract', 'reassoc', 'nsz'}, cache='__file__' in globals()) # sums may be reordered
+_ANY_ORDER = {'contract', 'reassoc', 'nsz'} # sums may be reordered
+_fast = numba.njit(nogil=True, fastmath=_ANY_ORDER, cache='__file__' in globals())
 
 @_fast
 def window_frames(
@@ -124,7 +131,7 @@ def band_powers(
     *,
     block:int=4096, # frames at a time
 )->np.ndarray: # (n_frames, n_bands) float32, mean squares in 16-bit steps
-    "The power of each frame in each critical band, that of rounding included. A clip shorter than a frame is filled up with zeros."
+    "The power of each frame in each critical band, rounding included. A clip shorter than a frame is filled up."
     grid = frame_grid(sample_rate)
     if clip.size < grid.size: clip = np.pad(clip, (0, grid.size - clip.size))
     bands = np.empty((1 + (clip.size - grid.size) // grid.step, grid.rounding.size), np.float32)
@@ -165,8 +172,10 @@ def speech_excess(
     for t in rows: loudest = max(loudest, bands[t].sum())
     for band in range(floor.size):
         smooth = np.empty(n)
-        for i in range(n): smooth[i] = (bands[rows[max(i - 1, 0)], band] + bands[rows[i], band] + bands[rows[min(i + 1, n - 1)], band]) / 3
-        floor[band] = max(kth_smallest(smooth, n // 10), loudest * 1e-6 / floor.size) # 60 dB below the loudest frame
+        for i in range(n): smooth[i] = (bands[rows[max(i - 1, 0)], band] + bands[rows[i], band]
+                                        + bands[rows[min(i + 1, n - 1)], band]) / 3
+        least = loudest * 1e-6 / floor.size # 60 dB below the loudest frame
+        floor[band] = max(kth_smallest(smooth, n // 10), least)
     rough, excess = np.zeros(len(bands)), np.zeros(len(bands))
     for t in rows: rough[t] = 10 * np.log10((bands[t] / floor).mean())
     for t in rows: excess[t] = (rough[max(t - 1, 0)] + rough[t] + rough[min(t + 1, len(rough) - 1)]) / 3
@@ -208,7 +217,26 @@ def word_runs(
     return kept[:n]
 
 # %% ../nbs/12_measures.ipynb #cbed4b15
-@_jit
+@_fast
+def without_rumble(
+    clip:np.ndarray, # (n_samples,) int16
+    keep:float, # of the high-pass, 1 - 2 pi 100 / sample rate
+)->np.ndarray: # (n_samples,) float32
+    "A clip without rumble, high frequencies raised. Two samples a step: the second need not wait for the first."
+    out, once, twice, before = np.zeros(clip.size + 1, np.float32), 0.0, 0.0, np.float64(clip[0])
+    for i in range(0, clip.size, 2):
+        here = np.float64(clip[i])
+        there = np.float64(clip[min(i + 1, clip.size - 1)])
+        first, second = here - before, there - here
+        middle, last = keep * once + first, keep * keep * once + (keep * first + second)
+        first, second = middle - once, last - middle
+        early, late = keep * twice + first, keep * keep * twice + (keep * first + second)
+        out[i], out[i + 1] = early - .7 * twice, late - .7 * early
+        once, twice, before = last, late, there
+    return out[:clip.size]
+
+# %% ../nbs/12_measures.ipynb #3dd062b6
+@_fast
 def edge_levels(
     clip:np.ndarray, # (n_samples,) int16, without padding
     size:int, # samples a piece
@@ -217,16 +245,12 @@ def edge_levels(
     "How loud a clip begins and ends. (0, 0) for less than ten pieces."
     n = clip.size // size
     if n < 10: return 0.0, 0.0
-    power, position = np.empty(n), 0
-    once, twice, before_clip, before_once, before_twice = 0.0, 0.0, np.float64(clip[0]), 0.0, 0.0
+    power, sound = np.empty(n), without_rumble(clip, keep)
     for piece in range(n):
-        start, total = piece * size + (clip.size - n * size if piece >= n // 2 else 0), 0.0 # what fills no piece is left out in the middle
-        for i in range(position, start + size):
-            once = keep * once + clip[i] - before_clip
-            twice = keep * twice + once - before_once
-            if i >= start: total += (twice - .7 * before_twice)**2
-            before_clip, before_once, before_twice = np.float64(clip[i]), once, twice
-        power[piece], position = total / size + 1 / 6, start + size # 1/6: of rounding
+        left_out = clip.size - n * size if piece >= n // 2 else 0 # what fills no piece, in the middle
+        start, total = piece * size + left_out, 0.0
+        for i in range(start, start + size): total += sound[i] * sound[i]
+        power[piece] = total / size + 1 / 6 # of rounding
     loudest = power.max()
     noise = max(kth_smallest(power, n // 10), loudest * 1e-6)
     scale = max(np.log(loudest / noise), 1e-3)
@@ -242,6 +266,12 @@ def slow_down(
 )->np.ndarray: # (n_samples / ratio,) float32
     "A lower rate, by the mean of so many samples."
     out = np.empty(int(samples.size / ratio), np.float32)
+    if ratio == 4: # by far the commonest, and quick in one step
+        for i in range(out.size):
+            k = 4 * i
+            total = np.float32(samples[k]) + np.float32(samples[k + 1])
+            out[i] = (total + np.float32(samples[k + 2]) + np.float32(samples[k + 3])) / 4 - mean
+        return out
     end = 0
     for i in range(out.size):
         start, end, total = end, int((i + 1) * ratio), np.float32(0)
@@ -256,17 +286,16 @@ def repetition(
     starts:np.ndarray, # (n_frames,) where to look
     out:np.ndarray, # (n_frames,) to fill: 0 to 1
 ) -> None:
-    "The largest normalised autocorrelation of 48 ms from each start, at distances of 2.5 to 15 ms: a pitch of 65 to 400 Hz."
+    "The largest normalised autocorrelation of 48 ms from each start, 2.5 to 15 ms apart: a pitch of 65 to 400 Hz."
+    energy, part = np.zeros(193, np.float32), np.empty(192, np.float32)
     for f in range(starts.size):
-        part = slow[starts[f]:starts[f] + 192]
-        best, shift = np.float32(0), part.mean()
+        part[:] = slow[starts[f]:starts[f] + 192]
+        part -= part.mean()
+        for i in range(192): energy[i + 1] = energy[i] + part[i] * part[i] # of the samples before each
+        best = np.float32(0)
         for lag in range(10, 62):
-            both, early, late = np.float32(0), np.float32(1), np.float32(1)
-            for i in range(192 - lag):
-                here, there = part[i] - shift, part[i + lag] - shift
-                both += here * there
-                early += here * here
-                late += there * there
+            both, early, late = np.float32(0), 1 + energy[192 - lag], 1 + energy[192] - energy[lag]
+            for i in range(192 - lag): both += part[i] * part[i + lag]
             best = max(best, both / np.sqrt(early * late))
         out[f] = best
 
@@ -276,7 +305,7 @@ def voicing(
     slow:np.ndarray, # (n,) float32: the clip at 4 kHz, as `slow_down` makes it
     bands:np.ndarray, # (n_frames, n_bands) of the clip, as `band_powers` returns them
 )->float: # 0 to 1
-    "How strictly the loudest parts of a clip repeat themselves at the pitch of a voice. 0 for what is too short to tell."
+    "How strictly the loudest parts of a clip repeat themselves at the pitch of a voice. 0 for what is too short."
     if slow.size < 200 or len(bands) < 9: return 0.0
     weakness = np.empty(len(bands))
     for t in range(len(bands)): weakness[t] = -bands[t, :8].sum()
@@ -287,7 +316,8 @@ def voicing(
 
 # %% ../nbs/12_measures.ipynb #3085cf87
 _HUM_HZ = (35, 50, 60, 75)
-_HUM_WAVES = (np.hanning(201)[:-1] / 100 * np.exp(-2j * np.pi * np.outer(_HUM_HZ, np.arange(200)) / 1000)).astype(np.complex64)
+_WAVES = np.exp(-2j * np.pi * np.outer(_HUM_HZ, np.arange(200)) / 1000)
+_HUM_WAVES = (np.hanning(201)[:-1] / 100 * _WAVES).astype(np.complex64)
 
 @_fast
 def steady_tones(
@@ -298,7 +328,8 @@ def steady_tones(
     slower = np.empty(slow.size // 4 - 1, np.float32)
     for i in range(slower.size):
         k = 4 * i + 3
-        slower[i] = (slow[k - 3] + slow[k + 3] + 2 * (slow[k - 2] + slow[k + 2]) + 3 * (slow[k - 1] + slow[k + 1]) + 4 * slow[k]) / 16
+        slower[i] = (slow[k - 3] + slow[k + 3] + 2 * (slow[k - 2] + slow[k + 2]) + 3 * (slow[k - 1] + slow[k + 1])
+                     + 4 * slow[k]) / 16
     n = (slower.size - 200) // 50 + 1
     power, out = np.empty(n, np.float32), np.empty(len(waves), np.float32)
     for tone in range(len(waves)):
@@ -312,32 +343,39 @@ def steady_tones(
     return out
 
 # %% ../nbs/12_measures.ipynb #a1b9c1da
+@_jit
 def hum(
     slow:np.ndarray, # (n,) float32: the clip at 4 kHz, as `slow_down` makes it
-)->tuple[float, float, int]: # dB above the neighbourhood, level in dBFS, frequency in Hz
+)->tuple: # dB above the neighbourhood, level in dBFS, frequency in Hz
     "The steady tone of the mains. (0, -inf, 0) for less than 0.4 s, too short to tell."
-    if slow.size < 1600: return 0., -np.inf, 0
-    below, fifty, sixty, above = steady_tones(slow, _HUM_WAVES).tolist()
-    tone = max(fifty, sixty)
-    return 10 * log10(tone / ((below + above) / 2 + 1e-3) + 1e-9), 10 * log10(tone / 32768**2 + 1e-15), 50 if fifty >= sixty else 60
+    if slow.size < 1600: return 0., -np.inf, 0.
+    below, fifty, sixty, above = steady_tones(slow, _HUM_WAVES)
+    tone = np.float64(max(fifty, sixty))
+    around = (np.float64(below) + np.float64(above)) / 2 + 1e-3
+    return 10 * log10(tone / around + 1e-9), 10 * log10(tone / 32768**2 + 1e-15), 50. if fifty >= sixty else 60.
 
 # %% ../nbs/12_measures.ipynb #1ab02d8c
 @_jit
 def widest_band(
     bands:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them
     rounding:np.ndarray, # (n_bands,) power of rounding
+    n_active:int, # frames in which there is sound
 )->int: # number of the highest band with anything in it, -1: none
-    "The highest band whose 80th percentile is 3 dB above the power of rounding."
+    "The highest band 3 dB above the power of rounding in a fifth of the frames, or in half of those with sound."
+    enough = min(len(bands) // 5, max(n_active // 2, 10)) + 1
     for band in range(rounding.size - 1, -1, -1):
-        if -kth_smallest(-bands[:, band], len(bands) // 5) > 4 * rounding[band]: return band # they have the rounding in them once already
+        n = 0
+        for t in range(len(bands)): n += bands[t, band] > 4 * rounding[band] # which is in them once already
+        if n >= enough: return band
     return -1
 
 def bandwidth(
     bands:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them
     grid:Grid, # of the clip's sample rate
+    n_active:int=1000, # frames in which there is sound
 )->float: # Hz
-    "Up to where a clip holds anything but the noise of rounding. Judged in bands: the true value may lie one band lower."
-    return float(grid.edges[widest_band(bands, grid.rounding) + 1]) if len(bands) else 0.
+    "Up to where a clip holds more than the noise of rounding. Judged in bands: the truth may lie one band lower."
+    return float(grid.edges[widest_band(bands, grid.rounding, n_active) + 1]) if len(bands) else 0.
 
 # %% ../nbs/12_measures.ipynb #d2ec6805
 class Measures(NamedTuple):
@@ -359,7 +397,7 @@ class Measures(NamedTuple):
     word_end_s:float=np.nan # where the last sound ends
     word_centre_s:float=np.nan # where the middle of the sound is, weighted by its excess
     n_words:float=0. # stretches of sound that pauses of 220 ms keep apart
-    start_level:float=np.nan # how loud the clip begins: 0 is its noise, 1 its loudest moment, in between decibels count
+    start_level:float=np.nan # how loud the clip begins: 0 is its noise, 1 its loudest moment; in decibels
     end_level:float=np.nan # how loud it ends
     hum_db:float=np.nan # the mains tone above its neighbourhood
     hum_dbfs:float=np.nan # its level
@@ -372,18 +410,40 @@ def _decibels(power, at_least=1e-12):
     return 10 * log10(max(power, at_least))
 
 def _levels(scanned, n):
-    "The measures of level, from `scan_samples`."
-    low, high, total, squares, clipped, lead, trail = scanned
+    "The first five measures, those of level, from `scan_samples`."
+    low, high, total, squares, clipped, _, _ = scanned
     constant, peak = low == high, max(-low, high)
-    return dict(peak_dbfs=20 * log10(peak / 32768) if peak else -np.inf, rms_dbfs=10 * log10(squares / n / 32768**2) if squares else -np.inf,
-                dc_offset=total / n / 32768, clipped_fraction=0. if constant else clipped / n, constant=float(constant))
+    return (20 * log10(peak / 32768) if peak else -np.inf,
+            10 * log10(squares / n / 32768**2) if squares else -np.inf,
+            total / n / 32768, 0. if constant else clipped / n, float(constant))
 
 # %% ../nbs/12_measures.ipynb #9a9f605e
+_SHORTEST_PADDING, _SHORTEST_DROPOUT, _SIDE, _EDGE, _GATED = .005, .001, .002, .015, .01 # seconds
+
+@_jit
+def padding(
+    clip:np.ndarray, # (n_samples,) int16, not all the same
+    lead:int, # length of the first run of equal samples
+    trail:int, # of the last
+    hole:int, # longest drop-out, samples; where there is one, silence inside says nothing
+    sample_rate:int, # Hz
+)->tuple: # samples of padding before and after the recording
+    "How much of the runs at the ends is padding: none where they are short, or where the same silence is inside."
+    if lead < _SHORTEST_PADDING * sample_rate: lead = 0
+    if trail < _SHORTEST_PADDING * sample_rate: trail = 0
+    if hole or not (lead or trail): return lead, trail
+    run, value = 0, clip[0] if lead else clip[-1]
+    for i in range(lead, clip.size - trail):
+        run = run + 1 if clip[i] == value else 0
+        if run >= _GATED * sample_rate: return 0, 0
+    return lead, trail
+
+# %% ../nbs/12_measures.ipynb #70394cc0
 @_jit
 def summarise(
     speech:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them, speech bands only
     heard:np.ndarray, # (n_frames,) bool: frames without padding
-)->tuple: # speech and noise power, excess of the loudest frame, active frames, first and last of them, their centre, words
+)->tuple: # speech and noise power, highest excess, active frames, first and last of them, their centre, words
     "What the table of frames and bands says about the word and its noise."
     excess, floor = speech_excess(speech, heard)
     runs = active_runs(excess)
@@ -401,41 +461,53 @@ def summarise(
     begin, end = (runs[0, 0], runs[-1, 1] - 1) if len(runs) else (-1, -1)
     return sound, noise, excess.max(), active.sum(), begin, end, moment / weight, len(word_runs(runs, excess))
 
-# %% ../nbs/12_measures.ipynb #64add035
-_SHORTEST_PADDING, _SHORTEST_DROPOUT, _SIDE, _EDGE = .005, .001, .002, .015 # seconds
-
-def _content(clip, sample_rate, slow, bands, lead, trail):
-    "The measures of speech and noise."
-    grid, full = frame_grid(sample_rate), 32768**2
+# %% ../nbs/12_measures.ipynb #d0f7759a
+def describe(
+    clip:np.ndarray, # (n_samples,) int16, not all the same
+    sample_rate:int, # Hz
+    bands:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them
+    mean:float, # of the samples
+    square:float, # mean square of the samples
+    lead:int, # length of the first run of equal samples
+    trail:int, # of the last
+    size:int, # of a frame, samples
+    step:int, # from frame to frame, samples
+    rounding:np.ndarray, # (n_bands,) power of rounding
+)->tuple: # the measures of `Measures` from `padding_s` on, but for the last, which is the number of a band
+    "What is measured of a clip that has anything in it."
+    slow, full, middle = slow_down(clip, sample_rate / 4000, mean), 32768**2, size / 2 / sample_rate
+    hole = longest_dropout(clip, int(_SHORTEST_DROPOUT * sample_rate), int(_SIDE * sample_rate),
+                           max(square / 16, 1.))
+    lead, trail = padding(clip, lead, trail, hole, sample_rate)
     heard = np.zeros(len(bands), bool)
-    heard[-(-lead // grid.step):max((max(clip.size, grid.size) - trail - grid.size) // grid.step + 1, 0)] = True
+    heard[-(-lead // step):max((max(clip.size, size) - trail - size) // step + 1, 0)] = True
     if heard.sum() < 3: heard[:] = True
     sound, noise, peak, n_active, begin, end, centre, n_words = summarise(bands[:, :_SPEECH_BANDS], heard)
-    first, last = edge_levels(clip[lead:clip.size - trail], int(_EDGE * sample_rate), 1 - 2 * np.pi * 100 / sample_rate)
-    found = dict(speech_dbfs=_decibels(sound / full), noise_dbfs=_decibels(noise / full), snr_db=_decibels((sound - noise) / noise, 1e-3), excess_db=peak,
-                 active_s=n_active / 100, voicing=voicing(slow, bands), n_words=float(n_words), start_level=first, end_level=last)
-    if begin < 0: return found
-    middle = grid.size / 2 / sample_rate
-    return dict(found, word_start_s=begin / 100 + middle - .005, word_end_s=end / 100 + middle + .005, word_centre_s=centre / 100 + middle)
+    first, last = edge_levels(clip[lead:clip.size - trail], int(_EDGE * sample_rate),
+                              1 - 2 * np.pi * 100 / sample_rate)
+    tone, tone_level, tone_hertz = hum(slow)
+    start_s, end_s, centre_s = begin / 100 + middle - .005, end / 100 + middle + .005, centre / 100 + middle
+    if begin < 0: start_s, end_s, centre_s = np.nan, np.nan, np.nan
+    return ((lead + trail) / sample_rate, hole / sample_rate, _decibels(sound / full), _decibels(noise / full),
+            _decibels((sound - noise) / noise, 1e-3), peak, n_active / 100, voicing(slow, bands), start_s, end_s,
+            centre_s, float(n_words),
+            first, last, tone, tone_level, tone_hertz, widest_band(bands, rounding, n_active))
 
-# %% ../nbs/12_measures.ipynb #70394cc0
+# %% ../nbs/12_measures.ipynb #a7b4ccb9
 def measure_bands(
     clip:np.ndarray, # (n_samples,) mono, int16
     sample_rate:int, # Hz
-)->tuple[Measures, np.ndarray|None]: # and (n_frames, n_bands) as `band_powers` returns them; None where there is nothing to cut
+)->tuple[Measures, np.ndarray|None]: # and (n_frames, n_bands) of `band_powers`; None where there is too little
     "Everything that is measured of a clip, and the powers it was measured from."
-    if clip.size == 0: return Measures(), None
+    n = clip.size
+    if n == 0: return Measures(), None
     scanned = scan_samples(clip)
-    found = _levels(scanned, clip.size)
-    if found['constant'] or sample_rate < 4000 or clip.size < sample_rate // 20: return Measures(**found), None
-    lead, trail = (run if run >= _SHORTEST_PADDING * sample_rate else 0 for run in scanned[5:])
-    loud = max(scanned[3] / clip.size / 16, 1.) # a quarter of the root mean square, on either side of a hole
-    hole = longest_dropout(clip, int(_SHORTEST_DROPOUT * sample_rate), int(_SIDE * sample_rate), loud)
-    slow, bands = slow_down(clip, sample_rate / 4000, scanned[2] / clip.size), band_powers(clip, sample_rate)
-    above, level, frequency = hum(slow)
-    found.update(padding_s=(lead + trail) / sample_rate, dropout_s=hole / sample_rate, hum_db=above, hum_dbfs=level, hum_hz=float(frequency),
-                 bandwidth_hz=bandwidth(bands, frame_grid(sample_rate)), **_content(clip, sample_rate, slow, bands, lead, trail))
-    return Measures(**found), bands
+    levels = _levels(scanned, n)
+    if levels[-1] or sample_rate < 4000 or n < sample_rate // 20: return Measures(*levels), None
+    grid, bands = frame_grid(sample_rate), band_powers(clip, sample_rate)
+    *rest, band = describe(clip, sample_rate, bands, scanned[2] / n, scanned[3] / n, *scanned[5:], grid.size,
+                           grid.step, grid.rounding)
+    return Measures(*levels, *rest, float(grid.edges[band + 1])), bands
 
 # %% ../nbs/12_measures.ipynb #3884b03d
 def measure_clip(
