@@ -9,8 +9,13 @@ channels last, the faster of the two. The figure is the median over the rounds o
 its quartiles. On one thread, a step's time is that of the processor, which other processes hardly change; on two, a stretch counts by
 its fastest step by the clock. On a machine that is busy otherwise, PyTorch's threads wait for each other where TensorFlow's do not, so
 two threads tell something only on a quiet one. Names that are not given keep the figures that the file has.
+
+    python .ci/throughput.py --where [NAME ...]
+
+adds for each architecture which kinds of operation the time of kwspot's step goes to, by TensorFlow's profiler, on one thread.
 """
 import argparse
+import collections
 import itertools
 import json
 import math
@@ -19,6 +24,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,14 +32,22 @@ RESULT = Path(__file__).resolve().parent.parent / 'nbs' / 'results' / 'throughpu
 N_CLASSES = 12
 FORMATS = 'contiguous_format', 'channels_last'
 SEQUENCES = 'tc-resnet', 'matchboxnet', 'kwt'  # no pictures inside, so channels last changes nothing
+KINDS = {'depthwise convolutions': 'Depthwise', 'other convolutions': 'Conv', 'matrix products': 'MatMul', 'batch normalisation': 'BatchNorm',
+         'moving numbers about': 'Transpose Pad Slice Concat Reshape BroadcastTo Tile Copy Pack Split Gather ToTf'}
 
 
-def serve_kwspot(name, batch, threads, option):
+def threads_of_tensorflow(threads):
+    "What has to be said before TensorFlow does anything."
+    from kwspot import quiet_tensorflow  # noqa: F401
+    import tensorflow as tf
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def serve_kwspot(name, batch, option):
     "A function that takes a training step, and what is known about the network."
     from kwspot import modelling, training
     import keras, numpy, tensorflow as tf
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
     learner = training.new_learner(training.Recipe('throughput', model=name, batch_size=batch), tuple(map(str, range(N_CLASSES))))
     network, rng = learner.network, numpy.random.default_rng(0)
     features = tf.constant(rng.normal(size=(batch, *network.input_shape[1:])), tf.float32)
@@ -67,7 +81,9 @@ def serve_torch(name, batch, threads, option, shape):
 
 def serve(framework, name, batch, threads, option, shape):
     "Answer each number of steps on standard input with the seconds each took, by the clock and of the processors."
-    if framework == 'kwspot': step, facts = serve_kwspot(name, batch, threads, option)
+    if framework == 'kwspot':
+        threads_of_tensorflow(threads)
+        step, facts = serve_kwspot(name, batch, option)
     else: step, facts = serve_torch(name, batch, threads, option, shape)
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
@@ -141,6 +157,42 @@ def rounded(value):
     return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
+def kind_of(operation):
+    "Of `KINDS`, by the name of the operation's kernel."
+    for kind, words in KINDS.items():
+        if any(word in operation for word in words.split()): return kind
+    return 'the rest, number by number'
+
+
+def shares(step, n=5):
+    "Which share of the time of some steps each kind of operation takes, the largest first."
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+    for _ in range(2): step()
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0))
+        for _ in range(n): step()
+        tf.profiler.experimental.stop()
+        space = xplane_pb2.XSpace.FromString(next(Path(folder).rglob('*.xplane.pb')).read_bytes())
+    spent = collections.Counter()
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            node, colon, operation = plane.event_metadata[event.metadata_id].name.rpartition(':')  # node:Operation
+            if colon and operation.isidentifier() and ' ' not in node: spent[kind_of(operation)] += event.duration_ps
+    return {kind: time / spent.total() for kind, time in spent.most_common()}
+
+
+def where(given):
+    "Add the shares of kinds of operation to the file."
+    threads_of_tensorflow(1)
+    result = json.loads(given.out.read_text(encoding='utf-8'))
+    for name in given.names or result['architectures']:
+        step, _ = serve_kwspot(name, given.batch, 'own')
+        result['architectures'][name]['where'] = rounded(shares(step))
+        print(f'{name:20}', json.dumps(result['architectures'][name]['where']), flush=True)
+    write(result, given.out)
+
+
 def registered():
     "The names of all architectures."
     from kwspot import modelling
@@ -158,8 +210,13 @@ def measure(given):
                       machine=platform.machine())
         result['architectures'] = dict(sorted(result['architectures'].items(), key=lambda item: item[1]['parameters']))
         print(f'{name:20}', json.dumps(rounded(row)), flush=True)
-        given.out.with_suffix('.part').write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
-        os.replace(given.out.with_suffix('.part'), given.out)
+        write(result, given.out)
+
+
+def write(result, path):
+    "The file, whole."
+    path.with_suffix('.part').write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+    os.replace(path.with_suffix('.part'), path)
 
 
 def main():
@@ -172,11 +229,13 @@ def main():
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--out', type=Path, default=RESULT)
+    parser.add_argument('--where', action='store_true', help='profile instead of racing')
     parser.add_argument('--serve', choices=('kwspot', 'torch'), help=argparse.SUPPRESS)
     parser.add_argument('--option', default='', help=argparse.SUPPRESS)
     parser.add_argument('--shape', nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve: serve(given.serve, given.names[0], given.batch, given.threads[0], given.option, given.shape)
+    elif given.where: where(given)
     elif given.torch: measure(given)
     else: parser.error('--torch is needed')
 

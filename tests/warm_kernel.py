@@ -36,8 +36,7 @@ def become_kernel(line: socket.socket, listening: socket.socket) -> None:
     from ipykernel.kernelapp import IPKernelApp
     application = IPKernelApp.instance()
     application.initialize(sys.argv[1:])
-    import matplotlib.pyplot
-    matplotlib.pyplot.switch_backend('module://matplotlib_inline.backend_inline')  # what a kernel's environment says before the import
+    application.shell.enable_matplotlib('inline')  # what a kernel's environment asks for before the import
     application.start()
 
 
