@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 'SpeakerPattern', 'Decisions', 'Cluster',
-           'describe_accuracy', 'synth', 'fetch', 'audit', 'train', 'evaluate', 'export', 'spot', 'load_spotter',
-           'stream', 'bench', 'demo', 'run_demo', 'main']
+           'describe_accuracy', 'synth', 'fetch', 'audit', 'pack', 'train', 'evaluate', 'export', 'spot',
+           'load_spotter', 'stream', 'bench', 'demo', 'run_demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
@@ -267,7 +267,8 @@ def pack(folder:CorpusFolder, # the corpus
          out:Annotated[str, typer.Option('--out', metavar='PACK', # folder or URL
                        help='The folder of the pack; with --shards also a URL such as s3://bucket/pack.')],
          shards:Annotated[bool, typer.Option('--shards', # bounded files
-   zz
+                          help='Into files of at most some 260 MB and a manifest; a run that was killed goes on '
+                          'where it was.')]=False,
          speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
          decisions:Decisions=None, # to honour
          cluster:Cluster=None, # who does the work
