@@ -10,18 +10,22 @@ __all__ = ['CORPUS_CHECKS', 'FINDINGS', 'clip_names', 'class_balance', 'majority
 
 # %% ../nbs/20_anomaly.ipynb #c98bb24c
 import hashlib
+import io
 import os
 import re
-import threading
+import struct
+import platform
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
-from .corpus import NOISE, CorpusError, read_clip_rate, read_header, track
+from .corpus import NOISE, ClipError, CorpusError, is_elsewhere, read_clip_rate, read_header
+from .cluster import asked_cluster, each_part
 from .duplicates import N_FINGERPRINT, find_copies, fingerprint
 from .measures import Measures, frame_grid, measure_bands
+from .storage import StorageError, exists, fetched, open_bytes
 
 # %% ../nbs/20_anomaly.ipynb #18fef973
 def clip_names(
@@ -44,7 +48,7 @@ def class_balance(
 def majority_baseline(
     words:pd.Series|list[str], # the word of each clip
     *,
-    keywords:tuple[str, ...]=(), # the words to tell apart, all others being 'unknown' and noise 'silence'; empty: every word is a class
+    keywords:tuple[str, ...]=(), # told apart, others are 'unknown', noise 'silence'; empty: every word is a class
 )->tuple[str, float]: # the commonest label, and its share from 0 to 1
     "What always answering the commonest label scores. `CorpusError` where there are no clips."
     labels = pd.Series(words, dtype=object)
@@ -57,9 +61,11 @@ def majority_baseline(
 def _bars(table, column, title, unit, hover):
     "A Plotly bar chart of one column by word."
     import plotly.graph_objects as go
-    figure = go.Figure(go.Bar(x=table.index.tolist(), y=table[column].to_numpy(), customdata=table[hover].to_numpy(), name=unit,
+    figure = go.Figure(go.Bar(x=table.index.tolist(), y=table[column].to_numpy(),
+                              customdata=table[hover].to_numpy(), name=unit,
                               marker_color='#0072B2'))
-    figure.update_layout(title=title, height=380, margin=dict(l=60, r=20, t=50, b=90), template='plotly_white', showlegend=False)
+    figure.update_layout(title=title, height=380, margin=dict(l=60, r=20, t=50, b=90), template='plotly_white',
+                         showlegend=False)
     return figure.update_xaxes(title='word', tickangle=-60, dtick=1).update_yaxes(title=unit)
 
 # %% ../nbs/20_anomaly.ipynb #26e854bd
@@ -76,11 +82,14 @@ def folder_entries(
     index:pd.DataFrame, # as `corpus.index` returns it
 )->dict[str, int]: # word: entries of its folder, whatever they are
     "How many entries lie in the folder of each word. `CorpusError` when a folder is gone."
+    if 'entries' in index.attrs and len(index) and is_elsewhere(index['path'].iloc[0]):
+        return dict(index.attrs['entries']) # counted when it was indexed
     entries = {}
     for word, folder in sorted(set(zip(index['word'], index['path'].map(os.path.dirname)))):
         try:
             with os.scandir(folder) as found: entries[word] = entries.get(word, 0) + sum(1 for _ in found)
-        except OSError as error: raise CorpusError(f'{folder}: cannot be listed ({error.strerror}); index the corpus anew') from None
+        except OSError as error:
+            raise CorpusError(f'{folder}: cannot be listed ({error.strerror}); index the corpus anew') from None
     return entries
 
 # %% ../nbs/20_anomaly.ipynb #6c6c8dfa
@@ -90,8 +99,9 @@ def length_anomalies(
     n_samples:int|None=None, # the length that is right, in samples; None: one second at the clip's own rate
     entries:Mapping[str, int]|None=None, # word: entries of its folder; None: the folders are listed
 )->pd.DataFrame: # by word: n_clips, n_other_length, percent, percent_reference
-    "How many clips of each word have another length: in percent of its clips, and of all entries of its folder as the reference has it."
-    other = (index['n_samples'] != (index['sample_rate'] if n_samples is None else n_samples)) | (index['sample_rate'] == 0)
+    "How many clips of each word have another length: in percent of its clips, and of its folder's entries."
+    other = (index['n_samples'] != (index['sample_rate']
+                                    if n_samples is None else n_samples)) | (index['sample_rate'] == 0)
     words = other.groupby(index['word'])
     table = pd.DataFrame({'n_clips': words.size(), 'n_other_length': words.sum()}).astype('int64')
     entries = folder_entries(index) if entries is None else entries
@@ -109,12 +119,15 @@ def plot_length_anomalies(
     "Percent of the clips of each word that have another length, as bars, and as dots what the reference reports."
     table = length_anomalies(index, n_samples=n_samples, entries=entries)
     length = 'one second' if n_samples is None else f'{n_samples:,} samples'
-    figure = _bars(table, 'percent', f'Clips that are not {length} long', 'percent of the clips', ['n_other_length', 'n_clips'])
-    figure.update_traces(hovertemplate='%{x}<br>%{y:.3f} %<br>%{customdata[0]:,} of %{customdata[1]:,} clips<extra></extra>')
+    figure = _bars(table, 'percent', f'Clips that are not {length} long', 'percent of the clips',
+                   ['n_other_length', 'n_clips'])
+    told = '%{x}<br>%{y:.3f} %<br>%{customdata[0]:,} of %{customdata[1]:,} clips<extra></extra>'
+    figure.update_traces(hovertemplate=told)
     figure.add_scatter(x=table.index.tolist(), y=table['percent_reference'].to_numpy(), mode='markers',
                        marker=dict(color='#E69F00', size=6), name='of all directory entries (reference)',
                        hovertemplate='%{x}<br>%{y:.3f} % of the entries<extra></extra>')
-    return figure.update_layout(showlegend=True, legend=dict(orientation='h', y=1.02, yanchor='bottom', x=1, xanchor='right'))
+    return figure.update_layout(showlegend=True,
+                                legend=dict(orientation='h', y=1.02, yanchor='bottom', x=1, xanchor='right'))
 
 # %% ../nbs/20_anomaly.ipynb #a461bb39
 @dataclass(frozen=True)
@@ -151,26 +164,30 @@ def corpus_checks(
     if clips.empty: raise CorpusError('no word clips: there is nothing to check')
     per_word, known = class_balance(clips), clips[clips['speaker'] != '']
     shares, test = clips['split'].value_counts(normalize=True), clips[clips['split'] == 'test']
-    values = dict(class_ratio=per_word.n_clips.max() / per_word.n_clips.min(), speakers_per_word=per_word.n_speakers.min(),
+    values = dict(class_ratio=per_word.n_clips.max() / per_word.n_clips.min(),
+                  speakers_per_word=per_word.n_speakers.min(),
                   speaker_share=known['speaker'].value_counts().max() / len(clips) if len(known) else np.nan,
                   takes_per_word=known.groupby(['word', 'speaker']).size().max() if len(known) else 0,
-                  test_speakers=test['speaker'][test['speaker'] != ''].nunique(), valid_share=shares.get('valid', 0.),
+                  test_speakers=test['speaker'][test['speaker'] != ''].nunique(),
+                  valid_share=shares.get('valid', 0.),
                   test_share=shares.get('test', 0.), majority_baseline=majority_baseline(clips['word'])[1])
-    rows = [(name, float(values[name]), getattr(limits, name), text, side) for name, (text, side) in CORPUS_CHECKS.items()]
+    rows = [(name, float(values[name]), getattr(limits, name), text, side) for name,
+            (text, side) in CORPUS_CHECKS.items()]
     return pd.DataFrame([(name, value, limit, bool(value <= limit if side == 'at most' else value >= limit), text)
-                         for name, value, limit, text, side in rows], columns=['check', 'value', 'limit', 'fine', 'text'])
+                         for name, value, limit, text, side in rows],
+                        columns=['check', 'value', 'limit', 'fine', 'text'])
 
 # %% ../nbs/20_anomaly.ipynb #ae378a85
 _NEEDED = ('fmt ', 'fact', 'data')
 
 def wav_chunks(
     path:str|os.PathLike, # a WAV file
-)->tuple[str, int]: # names of the chunks that hold neither format nor samples, in order; bytes after the declared end
+)->tuple[str, int]: # names of the chunks besides format and samples, in order; bytes after the declared end
     "What a WAV file holds besides its samples. ('', 0) for what is no WAV file."
-    with open(path, 'rb') as file:
-        start, size = file.read(12), os.fstat(file.fileno()).st_size
+    with io.BytesIO(open_bytes(path)) if is_elsewhere(path) else open(path, 'rb') as file:
+        start, size = file.read(12), file.seek(0, os.SEEK_END)
         if start[:4] not in (b'RIFF', b'RIFX') or start[8:12] != b'WAVE': return '', 0
-        order = 'little' if start[3:4] == b'F' else 'big'
+        order: Literal['little', 'big'] = 'little' if start[3:4] == b'F' else 'big'
         declared, place, names = int.from_bytes(start[4:8], order) + 8, 12, []
         end = min(size, declared if declared > 12 else size)
         while place + 8 <= end and len(names) < 100:
@@ -179,7 +196,8 @@ def wav_chunks(
             names.append(head[:4].decode('ascii', 'replace'))
             length = int.from_bytes(head[4:], order)
             place += 8 + length + (length & 1)
-    return ' '.join(name for name in names if name not in _NEEDED), max(size - declared, 0) if declared < 0x7FFFF000 else 0
+    return ' '.join(name for name in names if name not in _NEEDED), max(size - declared,
+                                                                        0) if declared < 0x7FFFF000 else 0
 
 # %% ../nbs/20_anomaly.ipynb #92be6811
 class Measured(NamedTuple):
@@ -201,54 +219,106 @@ def _look(bands):
     "The fingerprint, or None where there is nothing to see, or too little: below 8 kHz there are not enough bands."
     return None if bands is None or bands.shape[1] < 16 else fingerprint(bands)
 
-def measure_file(
-    path:str, # a WAV or FLAC file, or something that should be one
-)->Measured:
-    "Everything the audit measures of one clip. Never raises: what cannot be read has its reason in `problem`."
+def _sample_facts(clip, rate):
+    "What is known from the samples: their number, checksum, measures and fingerprint."
+    measures, bands = measure_bands(clip, rate)
+    sha1 = hashlib.sha1(clip.data, usedforsecurity=False).hexdigest()
+    return dict(n_read=clip.size, sha1=sha1, measures=measures, print=_look(bands))
+
+# %% ../nbs/20_anomaly.ipynb #5bda8238
+_PLAIN = struct.Struct('<4sI8sIHHIIHH4sI') # RIFF, size, WAVEfmt, 16, format, channels, rate, ..., bits, data, size
+
+def _plain_clip(path):
+    "int16 samples and rate of a mono 16-bit WAV file that holds nothing besides; None for any other."
+    if is_elsewhere(path): return None
     try:
+        with open(path, 'rb') as file: content = file.read()
+    except (OSError, ValueError): return None
+    if len(content) < 48: return None
+    riff, size, kind, length, form, channels, rate, _, _, bits, data, n_bytes = _PLAIN.unpack_from(content)
+    if (riff, kind, length, form, channels, bits, data) != (b'RIFF', b'WAVEfmt ', 16, 1, 1, 16,
+                                                            b'data'): return None
+    whole = rate > 0 and n_bytes == len(content) - 44 and size == len(content) - 8 and n_bytes % 2 == 0
+    return (np.frombuffer(content, '<i2', offset=44).astype(np.int16), rate) if whole else None
+
+# %% ../nbs/20_anomaly.ipynb #2bed1f74
+def measure_file(
+    path:str, # of a clip, anywhere, or of something that should be one
+)->Measured:
+    """Everything the audit measures of one clip. What cannot be read has its reason in `problem`; raises
+    `StorageError` where a whole place fails."""
+    try:
+        if plain := _plain_clip(path):
+            return Measured('', file_rate=plain[1], channels=1, bits=16, codec='pcm', **_sample_facts(*plain))
         header = read_header(path)
-        facts = dict(file_rate=header.sample_rate, channels=header.channels, bits=header.bits, codec=header.codec)
+        facts: dict = dict(file_rate=header.sample_rate, channels=header.channels, bits=header.bits,
+                           codec=header.codec)
         if header.n_samples == 0: return Measured(header.problem or 'no samples', **facts)
-        plain = os.stat(path).st_size == 44 + header.n_samples * header.channels * header.bits // 8
+        n_bytes = len(open_bytes(path)) if is_elsewhere(path) else os.stat(path).st_size
+        plain = n_bytes == 44 + header.n_samples * header.channels * header.bits // 8
         if not plain and header.codec != 'flac': facts['chunks'], facts['extra_bytes'] = wav_chunks(path)
         try: clip, rate = read_clip_rate(path)
-        except CorpusError as error: return Measured(str(error).removeprefix(f'{path}: '), **facts)
-        measures, bands = measure_bands(clip, rate)
-        sha1 = hashlib.sha1(np.ascontiguousarray(clip), usedforsecurity=False).hexdigest()
-        return Measured(header.problem, n_read=clip.size, sha1=sha1, measures=measures, print=_look(bands), **facts)
+        except ClipError as error: return Measured(str(error).removeprefix(f'{path}: '), **facts)
+        return Measured(header.problem, **facts, **_sample_facts(np.ascontiguousarray(clip), rate))
+    except StorageError: raise # not this clip's fault
     except Exception as error: # one clip in ten thousand must not lose the other 9,999
         return Measured(f'cannot be read ({type(error).__name__}: {error})')
 
 # %% ../nbs/20_anomaly.ipynb #73a43562
-_FILE_COLUMNS = {'problem': 'str', 'file_rate': 'int64', 'n_read': 'int64', 'channels': 'int64', 'bits': 'int64', 'codec': 'str', 'chunks': 'str',
+_FILE_COLUMNS = {'problem': 'str', 'file_rate': 'int64', 'n_read': 'int64', 'channels': 'int64', 'bits': 'int64',
+                 'codec': 'str', 'chunks': 'str',
                  'extra_bytes': 'int64', 'sha1': 'str'}
 
-def _pack_measured(measured):
-    "A list of `Measured` as columns: texts and whole numbers, measures, fingerprints."
+def _measure_part(paths, *, folder=None):
+    "`measure_file` of some paths as arrays: texts, whole numbers, measures, fingerprints; here or on a cluster."
+    with fetched(paths): measured = [measure_file(path) for path in paths]
+    if folder and any(one.n_read == 0 for one in measured): _check_there(folder)
     prints = np.full((len(measured), N_FINGERPRINT), np.nan, np.float16)
     for row, one in enumerate(measured):
         if one.print is not None: prints[row] = one.print
-    return [one[:len(_FILE_COLUMNS)] for one in measured], np.array([one.measures for one in measured], float).reshape(-1, len(Measures._fields)), prints
+    texts, numbers = ([[getattr(one, name) for one in measured] for name in _FILE_COLUMNS
+                       if _FILE_COLUMNS[name] == kind] for kind in ('str', 'int64'))
+    return texts, np.array(numbers, np.int64), np.array([one.measures for one in measured], float), prints
+
+def _check_there(folder):
+    "`CorpusError` where the machine that this runs on does not see the corpus."
+    if exists(folder) if is_elsewhere(folder) else os.path.isdir(folder): return
+    raise CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; the corpus folder is gone, '
+                      'or not shared with the workers')
 
 # %% ../nbs/20_anomaly.ipynb #7ecf1167
+def _gather(parts, n):
+    "What `_measure_part` says of parts, as one table and the fingerprints; each part is forgotten once it is in."
+    kinds = {kind: [name for name in _FILE_COLUMNS if _FILE_COLUMNS[name] == kind] for kind in ('str', 'int64')}
+    texts: dict = {name: [] for name in kinds['str']}
+    numbers, prints = np.empty((n, len(kinds['int64'])), np.int64), np.empty((n, N_FINGERPRINT), np.float16)
+    measures, at = np.empty((n, len(Measures._fields))), 0
+    for told, counted, measured, printed in parts:
+        rows = slice(at, at := at + len(printed))
+        for column, some in zip(texts.values(), told): column.append(pd.Series(some, dtype='str'))
+        numbers[rows], measures[rows], prints[rows] = counted.T, measured, printed
+    empty = pd.Series([], dtype='str')
+    columns = {name: pd.concat(some or [empty], ignore_index=True) for name, some in texts.items()}
+    columns.update(zip(kinds['int64'], numbers.T))
+    facts = pd.DataFrame({name: columns[name] for name in _FILE_COLUMNS})
+    return pd.concat([facts, pd.DataFrame(measures, columns=list(Measures._fields))], axis=1), prints
+
+# %% ../nbs/20_anomaly.ipynb #80be1200
 def measure_files(
     paths:list[str], # of clips
     *,
     n_workers:int|None=None, # threads; None: as many as processors
     show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
-    chunk:int=64, # clips a thread takes at a time
-)->tuple[pd.DataFrame, np.ndarray]: # a row a path: what the files say, and the fields of `Measures`; (n, 128) float16 fingerprints, NaN where none
-    "`measure_file` of each path."
-    chunks = [paths[start:start + chunk] for start in range(0, len(paths), chunk)]
-    stopped = threading.Event()
-    def measure_chunk(chunk): return _pack_measured([] if stopped.is_set() else [measure_file(path) for path in chunk])
-    with ThreadPoolExecutor(max_workers=n_workers or os.cpu_count() or 1) as pool:
-        try: parts = list(track(pool.map(measure_chunk, chunks), len(chunks), 'audit', show))
-        finally: stopped.set()
-    facts = pd.DataFrame([row for part in parts for row in part[0]], columns=list(_FILE_COLUMNS)).astype(_FILE_COLUMNS)
-    numbers = np.concatenate([part[1] for part in parts]) if parts else np.empty((0, len(Measures._fields)))
-    prints = np.concatenate([part[2] for part in parts]) if parts else np.empty((0, N_FINGERPRINT), np.float16)
-    return facts.join(pd.DataFrame(numbers, columns=list(Measures._fields))), prints
+    chunk:int|None=None, # clips a worker takes at a time; None: 64 here, 512 on a cluster
+    cluster:object=None, # see `cluster.each_part`
+    folder:str|None=None, # must be there where a clip cannot be read; None: nobody looks
+)->tuple[pd.DataFrame, np.ndarray]: # what the files say, and `Measures`; (n, 128) float16 fingerprints or NaN
+    "`measure_file` of each path. `CorpusError` where the folder is gone."
+    chunk = chunk or (512 if asked_cluster(cluster) else 64)
+    parts = [paths[start:start + chunk] for start in range(0, len(paths), chunk)]
+    done = each_part(partial(_measure_part, folder=folder), parts, cluster=cluster, n_workers=n_workers,
+                     label='audit', show=show)
+    return _gather(done, len(paths))
 
 # %% ../nbs/20_anomaly.ipynb #552811ca
 @dataclass(frozen=True)
@@ -258,7 +328,7 @@ class Limits:
     length_tolerance:int=0 # samples by which a clip may be shorter or longer
     quiet_dbfs:float=-55. # smallest root mean square, dB below full scale: near silence
     faint_db:float=-20. # lowest level of speech, against the median of the corpus
-    loud_db:float=10. # highest level of speech, against the median of the corpus
+    loud_db:float=11.5 # highest level of speech, against the median of the corpus
     clipped_fraction:float=.0005 # largest share of clipped samples
     clipped_peak_dbfs:float=-30. # quieter clips have flat tops because their steps are coarse
     dc_offset:float=.01 # largest mean, as a fraction of full scale
@@ -271,7 +341,7 @@ class Limits:
     off_centre_s:float=.25 # largest distance of the middle of the word from that of the clip, seconds
     n_words:int=1 # most stretches of sound in a clip
     hum_db:float=12. # highest mains tone, above its neighbourhood
-    hum_dbfs:float=-70. # a softer one harms nobody
+    hum_below_db:float=45. # how far it may lie below the loudest 200 ms; a softer one harms nobody
     bandwidth:float=.86 # smallest bandwidth, as a share of what bands there are at the rate (7.7 kHz at 16 kHz)
     similarity:float=.9 # cross-correlation from which two recordings are one
     name_share:float=.9 # of the names in one form, from which other forms are odd
@@ -290,7 +360,8 @@ FINDINGS = { # in the order in which they are reported
     'unreadable': Finding('file', 'no samples can be read from the file; `problem` says why', 'problem'),
     'truncated': Finding('file', 'the header promises more samples than the file holds', 'problem'),
     'empty': Finding('file', 'the file or its audio has length zero', 'problem'),
-    'size_mismatch': Finding('file', 'there are bytes after the end that the header declares', 'extra_bytes', 'extra_bytes'),
+    'size_mismatch': Finding('file', 'there are bytes after the end that the header declares', 'extra_bytes',
+                             'extra_bytes'),
     'extra_chunks': Finding('file', 'the file holds chunks besides format and samples', 'chunks'),
     'wrong_extension': Finding('file', 'the name says WAV or FLAC and the content is another', 'codec'),
     'wrong_rate': Finding('file', 'another sample rate than the corpus, or than asked for', 'file_rate'),
@@ -303,29 +374,37 @@ FINDINGS = { # in the order in which they are reported
     'quiet': Finding('level', 'near silence: the root mean square is below the limit', 'rms_dbfs', 'quiet_dbfs'),
     'faint': Finding('level', 'the word is much softer than the corpus', 'level_db', 'faint_db'),
     'loud': Finding('level', 'the word is much louder than the corpus', 'level_db', 'loud_db'),
-    'clipped': Finding('level', 'samples are at full scale or in flat tops', 'clipped_fraction', 'clipped_fraction'),
+    'clipped': Finding('level', 'samples are at full scale or in flat tops', 'clipped_fraction',
+                       'clipped_fraction'),
     'offset': Finding('level', 'the mean is too far from zero', 'dc_offset', 'dc_offset'),
     'dropout': Finding('level', 'a hole of exact zeros in the sound', 'dropout_s', 'dropout_s'),
     'padded': Finding('level', 'one and the same value before or after the recording', 'padding_s', 'padding_s'),
-    'no_speech': Finding('content', 'nothing rises above the noise, or what does is no voice', 'voicing', 'voicing'),
+    'no_speech': Finding('content', 'nothing rises above the noise, or what does is no voice', 'voicing',
+                         'voicing'),
     'noisy': Finding('content', 'the word is drowned in noise', 'snr_db', 'snr_db'),
     'cut_start': Finding('content', 'the clip begins in the middle of the sound', 'start_level', 'edge_level'),
     'cut_end': Finding('content', 'the clip ends in the middle of the sound', 'end_level', 'edge_level'),
     'off_centre': Finding('content', 'the word is at one end of its window', 'word_offset_s', 'off_centre_s'),
     'several_words': Finding('content', 'more than one stretch of sound', 'n_words', 'n_words'),
     'hum': Finding('content', 'a tone of the mains, 50 or 60 Hz', 'hum_db', 'hum_db'),
-    'band_limited': Finding('content', 'nothing but rounding in the highest frequencies: recorded at a lower rate', 'bandwidth_hz', 'bandwidth'),
+    'band_limited': Finding('content', 'nothing but rounding in the highest frequencies: recorded at a lower rate',
+                            'bandwidth_hz', 'bandwidth'),
     'no_speaker': Finding('identity', 'the name does not tell the speaker', 'speaker'),
     'odd_name': Finding('identity', 'the name has another form than nearly all others', 'name_form', 'name_share'),
     'duplicate': Finding('identity', 'another clip holds the very same samples', 'duplicate_of'),
-    'near_duplicate': Finding('identity', 'another clip is the same recording, shifted, scaled or encoded anew', 'similarity', 'similarity'),
+    'near_duplicate': Finding('identity', 'another clip is the same recording, shifted, scaled or encoded anew',
+                              'similarity', 'similarity'),
     'duplicate_other_word': Finding('identity', 'the same recording stands under another word', 'duplicate_of'),
     'duplicate_other_split': Finding('identity', 'the same recording stands in another split', 'duplicate_of'),
     'speaker_leak': Finding('identity', 'the speaker is heard in more than one split', 'n_speaker_splits'),
-    'wrong_label': Finding('label', 'models that never heard the speaker hear another word', 'label_doubts', 'label_doubts'),
+    'wrong_label': Finding('label', 'models that never heard the speaker hear another word', 'label_doubts',
+                           'label_doubts'),
 }
 
 # %% ../nbs/20_anomaly.ipynb #b428fbb6
+_SUFFIXES = {'flac': ('flac', 'ogg'), 'opus': ('opus', 'ogg'), 'vorbis': ('ogg',), 'mp3': ('mp3',), 'mp2': ('mp3',),
+             'mp1': ('mp3',)} # of the codecs
+
 def _file_findings(table, sample_rate, limits):
     "Findings about the files; `sample_rate` None is the commonest of the corpus."
     problem, readable, known = table['problem'], table['duration_s'] > 0, table['codec'] != ''
@@ -333,36 +412,56 @@ def _file_findings(table, sample_rate, limits):
     if sample_rate is None: sample_rate = rates[known].mode().iloc[0] if known.any() else 0
     empty = problem.str.contains('empty|no samples', regex=True)
     truncated = problem.str.contains('truncated|cut short', regex=True)
-    named_flac = table['path'].str.lower().str.endswith('.flac')
-    foreign = problem.str.contains('neither WAV nor FLAC, but', regex=False) | (known & (named_flac != (table['codec'] == 'flac')))
-    return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty, 'size_mismatch': table['extra_bytes'] > limits.extra_bytes,
-            'extra_chunks': table['chunks'] != '', 'wrong_extension': foreign, 'wrong_rate': known & (rates != sample_rate),
+    suffix = table['path'].str.lower().str.extract(r'\.(\w+)$', expand=False).fillna('')
+    fits = [_SUFFIXES.get(one, ('wav',)) for one in table['codec']]
+    strange = pd.Series([one not in good for one, good in zip(suffix, fits)], table.index, dtype=bool)
+    foreign = (problem.str.contains('neither WAV nor FLAC, but', regex=False)
+               & suffix.isin(['wav', 'flac'])) | (known & strange)
+    return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
+            'size_mismatch': table['extra_bytes'] > limits.extra_bytes,
+            'extra_chunks': table['chunks'] != '', 'wrong_extension': foreign,
+            'wrong_rate': known & (rates != sample_rate),
             'wrong_channels': known & (table['channels'] != 1), 'wrong_width': known & (table['bits'] != 16),
             'wrong_codec': known & ~table['codec'].isin(['pcm', 'flac'])}
 
 # %% ../nbs/20_anomaly.ipynb #7c26ece1
+_COARSE = -42. # dBFS: 256 steps either side of zero, as in 8 bits
+
+def _is_coarse(table, limits):
+    "Clips in which whatever is soft is zero."
+    faint = (table['level_db'] < limits.faint_db) | (table['rms_dbfs'] < limits.quiet_dbfs)
+    return (table['bits'] == 8) | faint | (table['peak_dbfs'] < _COARSE)
+
 def _level_findings(table, spoken, limits):
     "Findings about length and level."
     sounds, word = table['constant'] == 0, table['word'] != NOISE
-    fine = word & sounds & (table['bits'] != 8) # in 8 bits whatever is soft is zero
-    clipped = (table['clipped_fraction'] > limits.clipped_fraction) & (table['peak_dbfs'] > limits.clipped_peak_dbfs)
-    return {'short': table['excess_samples'] < -limits.length_tolerance, 'long': table['excess_samples'] > limits.length_tolerance,
+    fine = word & sounds & ~_is_coarse(table, limits)
+    audible = table['peak_dbfs'] > limits.clipped_peak_dbfs
+    clipped = (table['clipped_fraction'] > limits.clipped_fraction) & audible
+    return {'short': table['excess_samples'] < -limits.length_tolerance,
+            'long': table['excess_samples'] > limits.length_tolerance,
             'silent': ~sounds, 'quiet': sounds & (table['rms_dbfs'] < limits.quiet_dbfs),
-            'faint': spoken & (table['level_db'] < limits.faint_db), 'loud': spoken & (table['level_db'] > limits.loud_db),
+            'faint': spoken & (table['level_db'] < limits.faint_db),
+            'loud': spoken & (table['level_db'] > limits.loud_db),
             'clipped': sounds & clipped, 'offset': sounds & (table['dc_offset'].abs() > limits.dc_offset),
-            'dropout': fine & (table['dropout_s'] > limits.dropout_s), 'padded': fine & (table['padding_s'] > limits.padding_s)}
+            'dropout': fine & (table['dropout_s'] > limits.dropout_s),
+            'padded': fine & (table['padding_s'] > limits.padding_s)}
 
 # %% ../nbs/20_anomaly.ipynb #95ac9d08
 def _content_findings(table, asked, spoken, limits):
     "Findings about what is heard."
     noisy = spoken & (table['snr_db'] < limits.snr_db)
-    clear = spoken & ~noisy
+    fine = spoken & ~_is_coarse(table, limits)
+    clear = fine & ~noisy
     top = table['file_rate'].map(lambda rate: frame_grid(rate).edges[-1] if rate >= 4000 else np.inf)
-    return {'no_speech': asked & ~spoken, 'noisy': noisy, 'cut_start': clear & (table['start_level'] > limits.edge_level),
-            'cut_end': clear & (table['end_level'] > limits.edge_level), 'off_centre': clear & (table['word_offset_s'].abs() > limits.off_centre_s),
+    return {'no_speech': asked & ~spoken, 'noisy': noisy,
+            'cut_start': clear & (table['start_level'] > limits.edge_level),
+            'cut_end': clear & (table['end_level'] > limits.edge_level),
+            'off_centre': clear & (table['word_offset_s'].abs() > limits.off_centre_s),
             'several_words': clear & (table['n_words'] > limits.n_words),
-            'hum': asked & (table['hum_db'] > limits.hum_db) & (table['hum_dbfs'] > limits.hum_dbfs),
-            'band_limited': spoken & (table['bandwidth_hz'] < limits.bandwidth * top)}
+            'hum': asked & (table['hum_db'] > limits.hum_db)
+            & (table['speech_dbfs'] - table['hum_dbfs'] < limits.hum_below_db),
+            'band_limited': fine & (table['bandwidth_hz'] < limits.bandwidth * top)}
 
 # %% ../nbs/20_anomaly.ipynb #0e0ff4e1
 def _identity_findings(table, limits):
@@ -374,13 +473,18 @@ def _identity_findings(table, limits):
     table['duplicate_of'] = _other_copy(compared).reindex(table.index, fill_value='')
     table['near_duplicate_of'] = table['near_copy'].where(near, '')
     table['n_speaker_splits'] = table['split'].groupby(speakers).transform('nunique').fillna(0).astype('int64')
-    other = pd.Series(range(len(table)), clip_names(table)).groupby(level=0).first().reindex(table['near_duplicate_of']).to_numpy()
-    partner = table.iloc[np.nan_to_num(other).astype(int)] if len(table) else table
+    other = pd.Series(range(len(table)),
+                      clip_names(table)).groupby(level=0).first().reindex(table['near_duplicate_of']).to_numpy()
+    partner = table[['word', 'split']]
+    if len(table): partner = partner.iloc[np.nan_to_num(other).astype(int)]
     near = near & ~np.isnan(other.astype(float))
     no_speaker = (table['speaker'] == '') & (table['word'] != NOISE)
-    return {'no_speaker': no_speaker, 'odd_name': _odd_names(table, limits) & ~no_speaker, 'duplicate': table['duplicate_of'] != '',
-            'near_duplicate': near, 'duplicate_other_word': (counts['word'] > 1) | (near & (partner['word'].to_numpy() != table['word'].to_numpy())),
-            'duplicate_other_split': (counts['split'] > 1) | (near & (partner['split'].to_numpy() != table['split'].to_numpy())),
+    return {'no_speaker': no_speaker, 'odd_name': _odd_names(table, limits) & ~no_speaker,
+            'duplicate': table['duplicate_of'] != '',
+            'near_duplicate': near, 'duplicate_other_word': (counts['word'] > 1)
+            | (near & (partner['word'].to_numpy() != table['word'].to_numpy())),
+            'duplicate_other_split': (counts['split'] > 1)
+            | (near & (partner['split'].to_numpy() != table['split'].to_numpy())),
             'speaker_leak': table['n_speaker_splits'] > 1}
 
 # %% ../nbs/20_anomaly.ipynb #50d003fe
@@ -410,7 +514,8 @@ def _odd_names(table, limits):
     words = table['name_form'][table['word'] != NOISE]
     if words.empty: return pd.Series(False, table.index)
     shares = words.value_counts(normalize=True)
-    return (table['word'] != NOISE) & (table['name_form'] != shares.index[0]) & bool(shares.iloc[0] >= limits.name_share)
+    is_odd = (table['word'] != NOISE) & (table['name_form'] != shares.index[0])
+    return is_odd & bool(shares.iloc[0] >= limits.name_share)
 
 # %% ../nbs/20_anomaly.ipynb #f6f046a3
 def judge(
@@ -421,7 +526,7 @@ def judge(
     limits:Limits=Limits(), # where a measured value becomes a finding
 )->pd.DataFrame: # the same rows with the columns of FINDINGS anew, and `findings`
     "Findings from what was measured, without opening a file again."
-    attrs, table = dict(table.attrs), table.drop(columns=[*FINDINGS, 'findings'], errors='ignore').copy()
+    attrs, table = dict(table.attrs), table.drop(columns=[*FINDINGS, 'findings'], errors='ignore')
     wanted, word = table['file_rate'] if n_samples is None else n_samples, table['word'] != NOISE
     table['excess_samples'] = (table['n_read'] - wanted).where((table['n_read'] > 0) & word, 0).astype('int64')
     table['word_offset_s'] = table['word_centre_s'] - table['duration_s'] / 2
@@ -430,7 +535,8 @@ def judge(
     table['level_db'] = table['speech_dbfs'] - table['speech_dbfs'][spoken].median()
     found = {**_file_findings(table, sample_rate, limits), **_level_findings(table, spoken, limits),
              **_content_findings(table, asked, spoken, limits), **_identity_findings(table, limits)}
-    found['wrong_label'] = table['label_doubts'] > limits.label_doubts if 'label_doubts' in table else pd.Series(False, table.index)
+    doubts = table['label_doubts'] if 'label_doubts' in table else pd.Series(0, table.index)
+    found['wrong_label'] = doubts > limits.label_doubts
     marks = pd.DataFrame({name: found[name].astype(bool) for name in FINDINGS}, index=table.index)
     names = np.array(list(FINDINGS), dtype=object)
     table['findings'] = [', '.join(names[row]) for row in marks.to_numpy()] if len(table) else pd.Series(dtype=str)
@@ -439,6 +545,22 @@ def judge(
     return judged
 
 # %% ../nbs/20_anomaly.ipynb #0cc130b4
+def _measure(index, n_workers, **how):
+    "The index with what was measured, and near copies. Fingerprints, which take most room, end here."
+    paths, names = index['path'].tolist(), clip_names(index)
+    measured, prints = measure_files(paths, folder=index.attrs.get('folder'), n_workers=n_workers, **how)
+    if len(measured) and (measured['n_read'] == 0).any(): _check_folder(index)
+    table = pd.concat([index, measured.set_index(index.index)], axis=1)
+    table['duration_s'] = (table['n_read'] / table['file_rate'].where(table['file_rate'] > 0)).fillna(0.)
+    groups = table['sha1'].where((table['word'] != NOISE) & (table['constant'] == 0), '').to_numpy()
+    copies = find_copies(paths, prints, groups, n_workers=n_workers)
+    table['near_copy'] = names.iloc[copies['copy_of']].where((copies['copy_of'] >= 0).to_numpy(),
+                                                             '').to_numpy() if len(table) else ''
+    table['similarity'] = copies['similarity'].to_numpy()
+    table.attrs = dict(index.attrs)
+    return table
+
+# %% ../nbs/20_anomaly.ipynb #29cc7a7e
 def audit(
     index:pd.DataFrame, # as `corpus.index` returns it
     *,
@@ -447,40 +569,34 @@ def audit(
     limits:Limits=Limits(), # where a measured value becomes a finding
     n_workers:int|None=None, # threads; None: as many as processors
     show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
+    cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->pd.DataFrame: # the index, a row a clip, plus measured values, a column a finding (FINDINGS), and `findings`
-    "What is wrong with which clip. Never stops on a clip; `CorpusError` when the corpus folder is gone, or goes while the audit is at it."
+    """What is wrong with which clip. Never stops on a clip; `CorpusError` when the corpus folder is gone, or goes
+    while the audit is at it."""
     _check_folder(index)
     index = index.drop(columns=[name for name in _MEASURED_COLUMNS if name in index])
-    paths, names = index['path'].tolist(), clip_names(index)
-    measured, prints = measure_files(paths, n_workers=n_workers, show=show)
-    if len(measured) and (measured['n_read'] == 0).any(): _check_folder(index)
-    table = pd.concat([index.copy(), measured.set_index(index.index)], axis=1)
-    table['duration_s'] = (table['n_read'] / table['file_rate'].where(table['file_rate'] > 0)).fillna(0.)
-    groups = table['sha1'].where((table['word'] != NOISE) & (table['constant'] == 0), '').to_numpy()
-    copies = find_copies(paths, prints.astype(np.float32), groups)
-    table['near_copy'] = names.iloc[copies['copy_of']].where((copies['copy_of'] >= 0).to_numpy(), '').to_numpy() if len(table) else ''
-    table['similarity'] = copies['similarity'].to_numpy()
-    table.attrs = dict(index.attrs)
-    return judge(table, n_samples=n_samples, sample_rate=sample_rate, limits=limits)
+    return judge(_measure(index, n_workers, show=show, cluster=cluster), n_samples=n_samples,
+                 sample_rate=sample_rate, limits=limits)
 
 # %% ../nbs/20_anomaly.ipynb #2b843634
-_MEASURED_COLUMNS = [*_FILE_COLUMNS, *Measures._fields, 'duration_s', 'near_copy', 'similarity', 'excess_samples', 'level_db', 'word_offset_s',
+_MEASURED_COLUMNS = [*_FILE_COLUMNS, *Measures._fields, 'duration_s', 'near_copy', 'similarity', 'excess_samples',
+                     'level_db', 'word_offset_s',
                      'duplicate_of', 'near_duplicate_of', 'n_speaker_splits', 'name_form', 'findings', *FINDINGS]
 
 def _check_folder(index):
     "`CorpusError` when the folder of the corpus is not there."
-    folder = index.attrs.get('folder')
-    if folder is not None and not os.path.isdir(folder): raise CorpusError(f'{folder}: the corpus folder is gone; index it anew')
+    if folder := index.attrs.get('folder'): _check_there(folder)
 
 # %% ../nbs/20_anomaly.ipynb #081e025d
 def audit_summary(
     audit:pd.DataFrame, # as `audit` returns it
-)->pd.DataFrame: # finding, n_clips, percent (of all clips), example ('word/file name', '' where there is none), group
-    "How many clips have each finding, and the first of them. Wrong labels are left out where nobody judged the labels."
+)->pd.DataFrame: # finding, n_clips, percent (of all clips), example ('word/file name' or ''), group
+    "How many clips have each finding, and the first of them. Wrong labels only where somebody judged the labels."
     names = clip_names(audit)
     rows = []
     for finding in FINDINGS:
         if finding == 'wrong_label' and 'label_doubts' not in audit: continue
         found = names[audit[finding]]
-        rows.append((finding, len(found), 100 * len(found) / max(len(audit), 1), found.iloc[0] if len(found) else '', FINDINGS[finding].group))
+        rows.append((finding, len(found), 100 * len(found) / max(len(audit), 1),
+                     found.iloc[0] if len(found) else '', FINDINGS[finding].group))
     return pd.DataFrame(rows, columns=['finding', 'n_clips', 'percent', 'example', 'group'])

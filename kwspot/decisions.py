@@ -16,12 +16,14 @@ import time
 import warnings
 import wave
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 import platformdirs
 from .anomaly import clip_names
 from . import corpus as corpora
-from .corpus import NOISE, CorpusError, atomic_folder, atomic_write, read_clip_rate, track
+from .corpus import NOISE, CorpusError, atomic_folder, atomic_write, is_elsewhere, read_clip_rate, track
+from .storage import open_bytes
 
 # %% ../nbs/22_decisions.ipynb #eefdd1b1
 ACTIONS = ('keep', 'drop', 'relabel', 'trim')
@@ -43,7 +45,7 @@ def check_decision(
     value:str='', # the word, or the seconds
 ) -> None:
     "`CorpusError` unless the decision makes sense."
-    if not re.fullmatch(r'[^/\\]+/[^/\\]+', clip) or clip.split('/')[0] in ('.', '..') or clip.split('/')[1] in ('.', '..'):
+    if not re.fullmatch(r'[^/\\]+/[^/\\]+', clip) or {'.', '..'} & set(clip.split('/')):
         raise CorpusError(f'clip {clip!r}: write word/file name')
     if action not in ACTIONS: raise CorpusError(f'action {action!r} for {clip}: is one of {", ".join(ACTIONS)}')
     if action == 'relabel' and (not value.strip() or value.startswith('.') or re.search(r'[/\\\0:*?"<>|]', value)):
@@ -54,9 +56,13 @@ def check_decision(
 def _rows_of(path):
     "(line number, row) of a decisions file."
     try: text = Path(path).read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError: raise CorpusError(f'{path}: is no text; a decisions file is CSV with the columns {", ".join(_COLUMNS)}') from None
-    except OSError as error: raise CorpusError(f'{path}: cannot be read ({(error.strerror or str(error)).lower()})') from None
-    try: lines = list(csv.reader(text.splitlines(), strict=True, delimiter=';' if text.startswith('clip;') else ','))
+    except UnicodeDecodeError:
+        columns = ', '.join(_COLUMNS)
+        raise CorpusError(f'{path}: is no text; a decisions file is CSV with the columns {columns}') from None
+    except OSError as error:
+        raise CorpusError(f'{path}: cannot be read ({(error.strerror or str(error)).lower()})') from None
+    try: lines = list(csv.reader(text.splitlines(), strict=True,
+                                 delimiter=';' if text.startswith('clip;') else ','))
     except csv.Error as error: raise CorpusError(f'{path}: is no CSV ({error})') from None
     header = [name.strip().lower() for name in lines[0]] if lines else []
     missing = [name for name in _COLUMNS[:2] if name not in header]
@@ -81,11 +87,11 @@ def read_decisions(
 # %% ../nbs/22_decisions.ipynb #fb3d5a13
 def save_decisions(
     path:str|os.PathLike, # the CSV file; made where it is missing
-    decisions:pd.DataFrame|list[dict], # rows with clip, action, and perhaps value and note; an empty action takes a decision back
+    decisions:pd.DataFrame|list[dict], # rows with clip, action, perhaps value and note; an empty action takes back
 )->pd.DataFrame: # all decisions that are in the file now
-    "Merge decisions into a file; those about other clips stay. `CorpusError` for what makes no sense: then nothing is written."
+    "Merge decisions into a file; others stay. `CorpusError` for what makes no sense: then nothing is written."
     rows = decisions.to_dict('records') if isinstance(decisions, pd.DataFrame) else list(decisions)
-    rows = [{name: str(row.get(name) or '') for name in _COLUMNS} for row in rows]
+    rows = [{name: '' if pd.isna(row.get(name)) else str(row[name]) for name in _COLUMNS} for row in rows]
     for row in rows:
         if row['action']: check_decision(row['clip'], row['action'], row['value'])
     path = Path(path)
@@ -112,7 +118,9 @@ class _locked:
                     if time.time() - self.lock.stat().st_mtime > 10: self.lock.unlink(missing_ok=True)
                 except OSError: continue
                 time.sleep(.02)
-            except OSError as error: raise CorpusError(f'{self.lock.parent}: cannot be written ({(error.strerror or "").lower()})') from None
+            except OSError as error:
+                reason = (error.strerror or '').lower()
+                raise CorpusError(f'{self.lock.parent}: cannot be written ({reason})') from None
         raise CorpusError(f'{self.lock}: somebody else is writing; remove it if nobody is')
 
     def __exit__(self, *error): self.lock.unlink(missing_ok=True)
@@ -123,12 +131,13 @@ def trimmed_copy(
     span:tuple[float, float], # start and end of what stays, seconds
     folder:str|os.PathLike, # where copies go
 )->tuple[str, int]: # the copy, and its samples
-    "The part of a clip as a 16-bit WAV file; written once. `CorpusError` where the clip cannot be read, or nothing would stay."
+    "The part of a clip as a 16-bit WAV file; written once. `CorpusError` where it cannot be, or nothing stays."
     clip, rate = read_clip_rate(path)
     start, end = (min(round(seconds * rate), clip.size) for seconds in span)
-    if end <= start: raise CorpusError(f'{path}: lasts {clip.size / rate:.2f} s, nothing of it is within {span[0]:g}-{span[1]:g} s')
-    state = os.stat(path)
-    mark = f'{state.st_size}-{state.st_mtime_ns}-{start}-{end}-{Path(path).parent.resolve()}'
+    if end <= start:
+        lasts, within = f'{clip.size / rate:.2f}', f'{span[0]:g}-{span[1]:g}'
+        raise CorpusError(f'{path}: lasts {lasts} s, nothing of it is within {within} s')
+    mark = f'{hashlib.sha256(clip.tobytes()).hexdigest()}-{start}-{end}-{os.path.dirname(path)}'
     copy = Path(folder) / f'{abs(hash_text(mark)):016x}' / f'{Path(path).stem}.wav'
     if not copy.exists():
         with atomic_write(copy) as part: write_wav(part, clip[start:end], rate)
@@ -159,23 +168,29 @@ def apply_decisions(
     folder:str|os.PathLike|None=None, # where trimmed copies go; None: the user's cache folder
     strict:bool=False, # refuse decisions about clips that are not in the index
 )->pd.DataFrame: # the index without dropped clips, with new words, and with the paths of trimmed copies
-    "The corpus as it was decided. The corpus folder stays as it is. `CorpusError` for what cannot be done, a warning for clips that are gone."
+    """The corpus as it was decided; its folder stays as it is. `CorpusError` for what cannot be done, a warning
+    for clips that are gone."""
     if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
+    missing = [name for name in _COLUMNS[:3] if name not in decisions]
+    if missing: raise CorpusError(f'the decisions have no column {missing[0]!r}; they need {", ".join(_COLUMNS[:3])}')
     names, table = clip_names(index), index.copy()
     rows = {name: row for row, name in zip(index.index, names)}
     gone = [clip for clip in decisions['clip'] if clip not in rows]
     if gone:
-        told = f'{len(gone)} of {len(decisions)} decisions name clips that are not in the corpus, the first {gone[0]}'
+        told = (f'{len(gone)} of {len(decisions)} decisions name clips that are not in the corpus, '
+                f'the first {gone[0]}')
         if strict: raise CorpusError(f'{told}; remove them from the file')
         warnings.warn(f'{told}; they are left out', stacklevel=2)
     there = decisions[~decisions['clip'].isin(gone)]
     for one in there[there['action'] == 'relabel'].itertuples(): table.loc[rows[one.clip], 'word'] = one.value
     for one in there[there['action'] == 'trim'].itertuples():
         row = rows[one.clip]
-        copy, n_samples = trimmed_copy(index.at[row, 'path'], trim_span(one.value), folder or platformdirs.user_cache_path('kwspot') / 'trimmed')
+        copy, n_samples = trimmed_copy(index.at[row, 'path'], trim_span(one.value),
+                                       folder or platformdirs.user_cache_path('kwspot') / 'trimmed')
         table.loc[row, ['path', 'n_samples']] = copy, n_samples
     dropped = [rows[clip] for clip in there['clip'][there['action'] == 'drop']]
-    table = table.drop(index=dropped).sort_values(['word', 'path'], kind='stable').reset_index(drop=True) if len(there) else table
+    table = table.drop(index=dropped).sort_values(['word', 'path'],
+                                                  kind='stable').reset_index(drop=True) if len(there) else table
     table.attrs = dict(index.attrs)
     return table
 
@@ -186,10 +201,11 @@ def decided_index(
     *,
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
 )->pd.DataFrame: # the index, as it was decided
-    "The index of a corpus with the decisions in it. `CorpusError` for a packed corpus and for what `apply_decisions` refuses."
+    "The index of a corpus as decided. `CorpusError` for a packed corpus and for what `apply_decisions` refuses."
     if isinstance(corpus, (str, Path)): corpus = corpora.index(corpus, speaker_pattern=speaker_pattern)
     if not isinstance(corpus, pd.DataFrame):
-        raise CorpusError('decisions are about recordings; give the corpus folder or its index, not a packed corpus')
+        raise CorpusError('decisions are about recordings; give the corpus folder or its index, '
+                          'not a packed corpus')
     return apply_decisions(corpus, decisions)
 
 def decisions_mark(
@@ -197,8 +213,8 @@ def decisions_mark(
 )->str|None: # None for None
     "How many decisions there are, and a checksum that tells them from others."
     if decisions is None: return None
-    if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
-    rows = sorted('\t'.join(row) for row in decisions[_COLUMNS[:3]].astype(str).to_numpy().tolist())
+    table: Any = read_decisions(decisions) if isinstance(decisions, (str, os.PathLike)) else decisions
+    rows = sorted('\t'.join(row) for row in table[_COLUMNS[:3]].astype(str).to_numpy().tolist())
     return f'{len(rows)} decisions, checksum {abs(hash_text(chr(10).join(rows))):016x}'
 
 # %% ../nbs/22_decisions.ipynb #6dfe6c89
@@ -209,15 +225,19 @@ def write_clean(
     *,
     show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
 )->pd.DataFrame: # path, word, split of the copies
-    "Write a copy of a corpus as it was decided, whole or not at all. `CorpusError` where it cannot be written or would lie in the corpus."
+    """Write a copy of a corpus as it was decided, whole or not at all. `CorpusError` where it cannot be written or
+    would lie in the corpus."""
     if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
     out, source = Path(out), index.attrs.get('folder')
     if source and Path(source).resolve() in [out.resolve(), *out.resolve().parents]:
         raise CorpusError(f'{out}: lies in the corpus, which is never changed; choose another folder')
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise CorpusError(f'{out}: is there already; choose another folder')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CorpusError(f'{out}: is there already; choose another folder')
     with atomic_folder(out) as part:
         table = apply_decisions(index, decisions, folder=part / '.trimmed')
-        rows = [(_copy(row, part), row.word, row.split) for row in track(list(table.itertuples()), label='copy', show=show)]
+        if table.empty: raise CorpusError('every clip of the corpus is dropped; nothing is left to copy')
+        rows = [(_copy(row, part), row.word, row.split)
+                for row in track(list(table.itertuples()), label='copy', show=show)]
         shutil.rmtree(part / '.trimmed', ignore_errors=True)
         for split, name in (('test', 'testing_list.txt'), ('valid', 'validation_list.txt')):
             listed = [f'{word}/{Path(path).name}\n' for path, word, side in rows if side == split and word != NOISE]
@@ -235,7 +255,10 @@ def _copy(row, part):
     match, take = re.fullmatch(r'(.*(?:_nohash_|_NO_))(\d+)', target.stem), 0
     while target.exists():
         take += 1
-        target = folder / f'{match[1] if match else target.stem + "_"}{int(match[2]) + 1000 * take if match else take}{target.suffix}'
-    try: shutil.copyfile(row.path, target)
+        stem, number = (match[1], int(match[2]) + 1000 * take) if match else (target.stem + '_', take)
+        target = folder / f'{stem}{number}{target.suffix}'
+    try:
+        if is_elsewhere(row.path): target.write_bytes(open_bytes(row.path))
+        else: shutil.copyfile(row.path, target)
     except FileNotFoundError: raise CorpusError(f'{row.path}: is gone; index the corpus anew') from None
     return str(target)

@@ -6,6 +6,8 @@
 __all__ = ['N_FINGERPRINT', 'fingerprint', 'close_pairs', 'neighbours', 'similarity', 'find_copies']
 
 # %% ../nbs/13_duplicates.ipynb #413b9344
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 import numba
 import numpy as np
@@ -15,7 +17,8 @@ from .corpus import CorpusError, read_clip
 
 # %% ../nbs/13_duplicates.ipynb #5551fe03
 N_FINGERPRINT = 128 # numbers: 16 columns of 8 rows
-_fast = numba.njit(nogil=True, fastmath={'contract', 'reassoc', 'nsz'}, cache='__file__' in globals()) # sums may be reordered
+_ANY_ORDER = {'contract', 'reassoc', 'nsz'} # sums may be reordered
+_fast = numba.njit(nogil=True, fastmath=_ANY_ORDER, cache='__file__' in globals())
 
 @_fast
 def fingerprint(
@@ -23,12 +26,14 @@ def fingerprint(
 )->np.ndarray: # (128,) float32, 0 to 40 dB
     "What a word looks like, wherever it is in the clip and however loud. Only the first 3 s are looked at."
     n, loudest, weight, moment = min(len(bands), 300), np.float32(1e-9), 0.0, 0.0
-    levels, out = np.zeros((n + 8, 8), np.float32), np.zeros((16, 8), np.float32) # four frames of nothing at either end
+    out = np.zeros((16, 8), np.float32)
+    levels = np.zeros((n + 8, 8), np.float32) # four frames of nothing at either end
     for t in range(n):
         for row in range(8): loudest = max(loudest, bands[t, 2 * row] + bands[t, 2 * row + 1])
     for t in range(n):
         for row in range(8):
-            level = max(np.float32(40) + 10 * np.log10((bands[t, 2 * row] + bands[t, 2 * row + 1]) / loudest), np.float32(0))
+            level = max(np.float32(40) + 10 * np.log10((bands[t, 2 * row] + bands[t, 2 * row + 1]) / loudest),
+                        np.float32(0))
             levels[t + 4, row] = level
             weight, moment = weight + level**2, moment + t * level**2
     for column in range(16):
@@ -64,6 +69,14 @@ def close_pairs(
     return found
 
 # %% ../nbs/13_duplicates.ipynb #2a02cdab
+def _near_in_order(prints, seen, reach, limit):
+    "Pairs that are near in the order that the projections `seen` (n, n_bits + 1) make, each as one number."
+    n, n_bits = len(prints), seen.shape[1] - 1
+    codes = (seen[:, :-1] > 0) @ (1 << np.arange(n_bits))
+    room = np.empty((20 * n, 2), np.int64) # what is not written to takes no memory
+    found = close_pairs(prints, np.lexsort((seen[:, -1], codes)), reach, limit**2, room)
+    return np.unique(room[:min(found, len(room))] @ np.array([n, 1]))
+
 def neighbours(
     prints:np.ndarray, # (n, 128) float32 fingerprints
     *,
@@ -71,19 +84,17 @@ def neighbours(
     n_orders:int=10, # different sets of directions
     reach:int=24, # followers compared with, in each order
     seed:int=0, # of the directions
+    n_workers:int|None=None, # threads; None: as many as processors
 )->np.ndarray: # (n_pairs, 2) int64 rows, the smaller first; sorted, each pair once
-    "Pairs of clips whose fingerprints are nearly equal. In a crowd of more than `reach` equal ones not every pair is named."
+    "Pairs of clips whose fingerprints are nearly equal; of more than `reach` equal ones not every pair."
     n = len(prints)
     if n < 2: return np.empty((0, 2), np.int64)
-    rng, centred = np.random.default_rng(seed), prints - prints.mean(0)
-    n_bits = max(1, int(np.log2(n)) - 2)
-    room, pairs = np.empty((20 * n, 2), np.int64), []
-    for _ in range(n_orders):
-        directions = rng.standard_normal((prints.shape[1], n_bits + 1)).astype(np.float32)
-        seen = centred @ directions
-        codes = (seen[:, :-1] > 0) @ (1 << np.arange(n_bits))
-        found = close_pairs(prints, np.lexsort((seen[:, -1], codes)), reach, limit**2, room)
-        pairs.append(np.unique(room[:min(found, len(room))] @ np.array([n, 1])))
+    rng, centre = np.random.default_rng(seed), prints.mean(0)
+    shape = prints.shape[1], max(1, int(np.log2(n)) - 2) + 1
+    all_directions = [rng.standard_normal(shape).astype(np.float32) for _ in range(n_orders)]
+    def near(directions): # centring a million prints would take half a gigabyte
+        return _near_in_order(prints, prints @ directions - centre @ directions, reach, limit)
+    with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool: pairs = list(pool.map(near, all_directions))
     unique = np.unique(np.concatenate(pairs))
     return np.stack([unique // n, unique % n], axis=1)
 
@@ -107,13 +118,14 @@ def similarity(
 # %% ../nbs/13_duplicates.ipynb #fa3c9393
 def find_copies(
     paths:list[str], # of clips
-    prints:np.ndarray, # (n_clips, 128) float32 fingerprints; NaN where there is none
-    groups:np.ndarray, # (n_clips,) the same value where the samples are known to be the same; '' for clips to leave out
+    prints:np.ndarray, # (n_clips, 128) float32 or float16 fingerprints; NaN where there is none
+    groups:np.ndarray, # (n_clips,) the same value where the samples are the same; '' for clips to leave out
     *,
     sample_rate:int=16000, # Hz at which samples are compared
     limit:float=1.5, # largest distance of fingerprints, dB
     at_least:float=.5, # smallest similarity that is written down
     max_pairs:int|None=None, # compared at most, nearest first; None: twice the clips, and 2,000
+    n_workers:int|None=None, # threads; None: as many as processors
 )->pd.DataFrame: # copy_of (row, -1: none), similarity (0: none), of each clip
     "For each clip the other one with other samples that is most nearly the same recording."
     _, first_row = np.unique(groups, return_index=True)
@@ -121,9 +133,14 @@ def find_copies(
     usable[first_row] = True # one of each group is enough
     usable &= np.isfinite(prints).all(1) & (np.asarray(groups) != '')
     rows = np.flatnonzero(usable)
-    pairs = rows[neighbours(prints[rows], limit=limit)] if rows.size > 1 else np.empty((0, 2), int)
-    distance = ((prints[pairs[:, 0]] - prints[pairs[:, 1]])**2).mean(1)
-    pairs = pairs[np.argsort(distance, kind='stable')][:max(2 * len(paths), 2000) if max_pairs is None else max_pairs]
+    pairs = np.empty((0, 2), int)
+    if rows.size > 1:
+        some = prints[rows].astype(np.float32, copy=False)
+        pairs = rows[neighbours(some, limit=limit, n_workers=n_workers)]
+    blocks = (prints[pairs[at:at + 65536]].astype(np.float32) for at in range(0, len(pairs), 65536))
+    distance = np.concatenate([((some[:, 0] - some[:, 1])**2).mean(1) for some in blocks] or [np.empty(0)])
+    pairs = pairs[np.argsort(distance, kind='stable')][:max(2 * len(paths), 2000)
+                                                       if max_pairs is None else max_pairs]
     found = pd.DataFrame({'copy_of': np.full(len(paths), -1, np.int64), 'similarity': np.zeros(len(paths))})
     for (one, other), ratio in zip(pairs, _compare(paths, pairs, sample_rate)):
         for here, there in ((one, other), (other, one)):
