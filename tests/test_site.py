@@ -1,4 +1,5 @@
 """The documentation site as nbdev stages it: complete, no broken internal link, nothing on a page that a reader should not see."""
+import ast
 import json
 import re
 import subprocess
@@ -126,6 +127,22 @@ def test_result_files_hold_no_path_of_one_machine():
         assert not re.search(r'(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\)', path.read_text(encoding='utf-8')), path.name
 
 
+def test_every_result_file_is_on_the_page_of_results():
+    source = '\n'.join(''.join(cell['source']) for path, cell in cells(root / 'nbs') if path.stem == 'results')
+    shown = set(re.findall(r"(?:read|named)\('(\w+)'\)", source))
+    assert not {path.name for path in (root / 'nbs' / 'results').glob('*.json') if path.stem.partition('-')[0] not in shown}
+
+
+def imported(source: str) -> set[str]:
+    "The modules of kwspot that a cell imports at its top level."
+    names = set()
+    for node in ast.parse(re.sub(r'^[%!].*$', '', source, flags=re.M)).body:
+        if isinstance(node, ast.ImportFrom) and node.module == 'kwspot': names |= {f'kwspot.{alias.name}' for alias in node.names}
+        elif isinstance(node, ast.ImportFrom): names.add(f'{node.module}')
+        elif isinstance(node, ast.Import): names |= {alias.name for alias in node.names}
+    return {name.removeprefix('kwspot.') for name in names if name.startswith('kwspot.')}
+
+
 def test_notebooks_import_only_lower_numbers():
     module_number = {}
     for path, cell in cells(root / 'nbs'):
@@ -134,9 +151,6 @@ def test_notebooks_import_only_lower_numbers():
     wrong = []
     for path, cell in cells(root / 'nbs'):
         if cell['cell_type'] != 'code' or not path.name[:2].isdigit(): continue
-        for line in ''.join(cell['source']).splitlines():
-            found = re.match(r'(?:from kwspot\.(\w+) import|import kwspot\.(\w+)|from kwspot import ([\w, ]+))', line)
-            if not found: continue
-            for name in re.findall(r'\w+', (found[1] or found[2] or re.sub(r' as \w+', '', found[3]))):
-                if module_number.get(name, -1) > int(path.name[:2]): wrong.append(f'{path.name}: {line.strip()}')
+        for name in imported(''.join(cell['source'])):
+            if module_number.get(name, -1) > int(path.name[:2]): wrong.append(f'{path.name}: {name}')
     assert not wrong, wrong
