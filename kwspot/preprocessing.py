@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_transform', 'reference_features', 'read_rows',
-           'n_cores', 'Packed', 'open_pack', 'opened', 'pack', 'shuffled', 'batches', 'silence_clips']
+           'n_cores', 'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
 import errno, hashlib, io, json, math, os, platform, shutil, struct, time, warnings, weakref
@@ -540,15 +540,25 @@ def _is_at(file, path):
     return False
 
 @contextmanager
+def file_lock(
+    path:Path, # of a file that exists as long as somebody has the lock
+)->Iterator[bool]: # whether it was free
+    "Have a lock while the block lasts. The system takes it from a process that ends, however it ends."
+    with open(path, 'wb') as file:
+        free = _try_lock(file) and _is_at(file, path)
+        try: yield free
+        finally:
+            if free:
+                with suppress(OSError): path.unlink() # Windows keeps an open file; the empty lock may stay
+
+@contextmanager
 def _only_one(folder):
     "Wait until no other process packs into `folder`, and keep others waiting."
     path, told = folder.with_name(f'.{folder.name}.lock'), False
     while True:
-        with open(path, 'wb') as file:
-            if _try_lock(file) and _is_at(file, path):
-                try: yield
-                finally:
-                    with suppress(OSError): path.unlink() # Windows keeps an open file; the empty lock may stay
+        with file_lock(path) as free:
+            if free:
+                yield
                 return
         if not told: warnings.warn(f'{folder}: another process is packing it; waiting', CorpusWarning, stacklevel=4)
         told = True

@@ -9,11 +9,11 @@ __all__ = ['MODERN', 'RECIPES', 'RUN_FORMAT', 'TrainingError', 'TrainingWarning'
            'input_pipeline', 'plainly', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser', 'without_frontend',
            'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
            'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
-           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder', 'Run',
-           'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead', 'teach', 'best_epoch', 'is_over',
-           'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished',
-           'settings_of', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'train_sweep', 'train_seeds',
-           'spread', 'speaker_folds']
+           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder',
+           'only_run', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead', 'teach',
+           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
+           'describe', 'finished', 'settings_of', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on',
+           'wherever', 'train_sweep', 'train_seeds', 'spread', 'speaker_folds']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
@@ -30,7 +30,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -248,7 +248,11 @@ def packed_corpus(
     progress: bool | None = None,  # show progress; on a terminal if None
 ) -> preprocessing.Packed:
     """The corpus packed, now or earlier; as it was decided, in a place of its own.
-    `CorpusError` for decisions about a packed corpus."""
+    `CorpusError` for decisions about a packed corpus, or speakers of it."""
+    corpus = preprocessing.opened(corpus)
+    if isinstance(corpus, preprocessing.Packed) and speaker_pattern:
+        raise CorpusError(f'{corpus.folder}: is packed, with the speakers that were found then; give speaker_pattern '
+                          'when packing')
     if isinstance(corpus, preprocessing.Packed) and decisions is None: return corpus
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     assert not isinstance(corpus, preprocessing.Packed)  # `decided_index` refuses it
@@ -816,8 +820,20 @@ def open_folder(
             and any(not entry.name.startswith('.') for entry in folder.iterdir())):
         raise TrainingError(f'{folder}: is neither empty nor a run folder; name another folder')
     (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
-    for pattern in ('.run-*.json', '.history-*.csv', '.model-*.keras', 'checkpoint/.state-*.npz'):
-        for leftover in folder.glob(pattern): leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_run(
+    folder: Path,  # of `open_folder`
+) -> Iterator[None]:
+    """Keep other processes from training in a run folder while the block lasts, and remove what a killed one left
+    half written. `TrainingError` where one is at it."""
+    with preprocessing.file_lock(folder / '.lock') as free:
+        if not free:
+            raise TrainingError(f'{folder}: another process trains there; wait for it, or name another folder')
+        for pattern in ('.run-*.json', '.history-*.csv', '.model-*.keras', 'checkpoint/.state-*.npz'):
+            for leftover in folder.glob(pattern): leftover.unlink(missing_ok=True)
+        yield
 
 # %% ../nbs/50_training.ipynb #91b090f1
 @dataclass(frozen=True)
@@ -1096,7 +1112,7 @@ def settings_of(
 ) -> dict:
     "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."
     if decisions is not None: others['decisions'] = decisions_mark(decisions)
-    if devices != 1: others['devices'] = devices
+    if mirrored(devices): others['devices'] = devices # before anything is packed or written
     if shuffle_window is None: return others
     if isinstance(shuffle_window, int) and shuffle_window >= 1: return {**others, 'shuffle_window': shuffle_window}
     raise TrainingError(f'shuffle_window is {shuffle_window!r}; it must be a whole number from 1 up, '
@@ -1158,10 +1174,11 @@ def train(
     if earlier: check_same(out, earlier, info)
     try:
         open_folder(out)
-        write_json(out / 'run.json', info)
-        teachers = train_teachers(lesson, out, chosen, task=task, seed=seed, devices=devices, progress=progress)
-        return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, devices=devices, seed=seed,
-                              watch=watcher(progress, chosen))
+        with only_run(out):
+            write_json(out / 'run.json', info)
+            teachers = train_teachers(lesson, out, chosen, task=task, seed=seed, devices=devices, progress=progress)
+            return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, devices=devices, seed=seed,
+                                  watch=watcher(progress, chosen))
     except OSError as error: raise refuse_writing(out, error) from None
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
@@ -1203,6 +1220,14 @@ def begin_or_go_on(
     return finish(out, learner, best, history, info)
 
 # %% ../nbs/50_training.ipynb #085764a6
+def wherever(
+    place: Any,  # a path, a URL, or anything else
+) -> Any: # the same, under a name that holds in every folder from which a worker was started
+    "An absolute path of a relative one."
+    if not isinstance(place, (str, Path)) or is_url(place): return place
+    return str(Path(place).expanduser().absolute())
+
+
 def _train_one(job, *, corpus, options):
     "Train one run of several, here or on a worker; its figures."
     folder, changes = job
@@ -1220,6 +1245,8 @@ def train_sweep(
 ) -> pd.DataFrame: # a row a run, by recipe and seed: epoch, valid_accuracy, valid_recall, valid_loss
     "Train each recipe once for each seed; runs that are there go on. On a cluster the folders are shared."
     place = Path(out).absolute()
+    corpus = wherever(corpus)
+    options.update({name: wherever(options[name]) for name in ('decisions', 'pack_folder') if name in options})
     jobs = [(str(place / name / f'seed-{seed}'), {'recipe': recipe, 'seed': seed})
             for name, recipe in recipes.items() for seed in seeds]
     train_job = partial(_train_one, corpus=corpus, options=options)
