@@ -10,6 +10,7 @@ __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -54,6 +55,29 @@ def _use_cluster(context:typer.Context,  # of the command
 Cluster = Annotated[str | None, typer.Option('--cluster', metavar='ADDRESS', callback=_use_cluster,
                     help='Share the work among the workers of a Dask scheduler, as tcp://HOST:8786, that see '
                     'the same folders (default: KWSPOT_CLUSTER, else this machine).')]
+
+# %% ../nbs/80_cli.ipynb #6072fa7a
+def _on_disk(place:Path | None, # where something is to be written
+             ) -> Path | None:
+    "The place; one line where it is a URL."
+    if re.match(r'[a-z][a-z0-9]+:/', str(place)):
+        raise typer.BadParameter(f'{place} is a URL; name a place on a disk of this machine')
+    return place
+
+
+def _opened(folder:str,             # a corpus, or a pack
+            speaker_pattern:str | None, # where the name holds the speaker
+            decisions:Path | None,  # to honour
+            ) -> object: # DataFrame, the index; preprocessing.Packed, where the folder holds a pack
+    "A corpus as evaluation takes it."
+    from kwspot import corpus, preprocessing
+    from kwspot.decisions import apply_decisions
+    packed = preprocessing.opened(folder)
+    if packed is folder:
+        index = corpus.index(folder, speaker_pattern=speaker_pattern)
+        return index if decisions is None else apply_decisions(index, decisions)
+    if speaker_pattern is None and decisions is None: return packed
+    raise corpus.CorpusError(f'{folder}: is packed; give --speaker-pattern and --decisions to the command that packs')
 
 # %% ../nbs/80_cli.ipynb #a759711e
 def _show(result:dict,                # what `--json` prints
@@ -165,9 +189,13 @@ def audit(folder:CorpusFolder, # the corpus
           ) -> None:
     "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
     from kwspot import anomaly, corpus
-    if apply is not None: return _apply(folder, apply, Path(out) if out else None, speaker_pattern, as_json)
+    from kwspot.report import check_place
+    from kwspot.storage import is_url
+    if apply is not None:
+        return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
+    if out is not None and not is_url(out): check_place(out, folder=out.endswith('/'))
     index = corpus.index(folder, speaker_pattern=speaker_pattern)
     table, doubtful = anomaly.audit(index), []
     if labels: table, doubtful = _judge_labels(table, index, label_model)
@@ -276,11 +304,10 @@ def pack(folder:CorpusFolder, # the corpus
          ) -> None:
     "Read every clip once, into one file or shards from which `train` and `evaluate` read; what is there is kept."
     from kwspot import corpus, preprocessing, shards as pieces
-    from kwspot.decisions import apply_decisions
     from kwspot.storage import is_url
     if is_url(out) and not shards: raise typer.BadParameter('is a URL, which holds shards only', param_hint='--out')
-    index = corpus.index(folder, speaker_pattern=speaker_pattern)
-    if decisions is not None: index = apply_decisions(index, decisions)
+    index = _opened(folder, speaker_pattern, decisions)
+    if isinstance(index, preprocessing.Packed): raise corpus.CorpusError(f'{folder}: is a pack already')
     packed = pieces.pack_shards(index, out) if shards else preprocessing.pack(index, out)
     facts = dict(_corpus_facts(folder, index), out=out, shards=len(packed.audio.starts) - 1 if shards else 0,
                  unreadable=int((~packed.clips.ok).sum()), bytes=2 * len(packed.clips) * packed.n_samples)
@@ -297,7 +324,7 @@ def _say_pack(facts:dict, # what `pack --json` prints
 # %% ../nbs/80_cli.ipynb #54076ea2
 @app.command()
 def train(folder:CorpusFolder, # the corpus
-          out:Annotated[Path, typer.Option('--out', metavar='RUN', # run folder
+          out:Annotated[Path, typer.Option('--out', metavar='RUN', callback=_on_disk, # run folder
                         help='The run folder; an unfinished run there is resumed.')],
           task:Annotated[str, typer.Option('--task', metavar='T', # what to tell apart
                          help='words, kaggle12, or words separated by commas (plus unknown and silence).')]='words',
@@ -387,10 +414,10 @@ def evaluate(run:RunFolder, # what to judge
     from kwspot import report as reports
     if report is not None: reports.check_place(report)
     if tables is not None: reports.check_place(tables, folder=True)
-    from kwspot import corpus, operating, training
-    from kwspot.decisions import apply_decisions
-    loaded, index = training.load_run(run), corpus.index(folder, speaker_pattern=speaker_pattern)
-    if decisions is not None: index = apply_decisions(index, decisions)
+    from kwspot import corpus, operating, preprocessing, training
+    loaded, index = training.load_run(run), _opened(folder, speaker_pattern, decisions)
+    if isinstance(index, preprocessing.Packed) and (report is not None or tables is not None):
+        raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
     if calibrate: operating.calibrate_run(loaded, index, seed=seed)
     findings = reports.measure(loaded, index, split=split, seed=seed)
     if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
@@ -447,7 +474,7 @@ def export(run:RunFolder, # what to ship
                              help='keras, savedmodel, litert, litert-int8, onnx, c (an array '
                              'for microcontrollers), litert-stream (in steps, for streams); '
                              'separated by commas.')]='keras,litert',
-           corpus:Annotated[Path | None, typer.Option('--corpus', metavar='CORPUS', # to prove on
+           corpus:Annotated[str | None, typer.Option('--corpus', metavar='CORPUS', # to prove on
                             help='Prove on this corpus (default: what the run was trained from, '
                             'as it was packed then).')]=None,
            as_json:AsJson=False, # machine-readable output
@@ -539,7 +566,7 @@ def stream(run:RunOrExport, # the model
            words:Annotated[str | None, typer.Option('--words', metavar='W,…', # keywords
                            help="Report only these of the model's words; what else it knows "
                            'counts as other words.')]=None,
-           fit:Annotated[Path | None, typer.Option('--fit', metavar='CORPUS', # where a threshold comes from
+           fit:Annotated[str | None, typer.Option('--fit', metavar='CORPUS', # where a threshold comes from
                          help='Instead of listening, choose the threshold on recordings made of the validation '
                          'speakers of CORPUS; it is kept with RUN.')]=None,
            per_hour:Annotated[float, typer.Option('--per-hour', min=0, metavar='N', # wanted
@@ -562,7 +589,7 @@ def stream(run:RunOrExport, # the model
 
 # %% ../nbs/80_cli.ipynb #e49884e5
 def _fit_stream(run:Path,         # run folder
-                folder:Path,      # the corpus
+                folder:str,       # the corpus
                 words:list|None,  # to report
                 per_hour:float,   # false accepts, at most
                 hours:float,      # of recordings
@@ -617,7 +644,7 @@ def _listen(streamer,          # streaming.Streamer
 
 # %% ../nbs/80_cli.ipynb #d5cdd921
 @app.command()
-def bench(folder:Annotated[Path | None, typer.Argument(metavar='CORPUS', # corpus
+def bench(folder:Annotated[Path | None, typer.Argument(metavar='CORPUS', callback=_on_disk, # corpus
                            help='A corpus of WAV files (default: synthetic clips).')]=None,
           clips:Annotated[int, typer.Option('--clips', min=20, # number
                           help='How many clips to synthesise where there is no CORPUS.')]=6000,
