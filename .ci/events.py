@@ -1,4 +1,4 @@
-"""Words missed at one false accept per hour: `python .ci/events.py RUN CORPUS|PACKED nbs/results/events-NAME.json [MODEL]`.
+"""Words missed at one false accept per hour: `python .ci/events.py RUN CORPUS|PACKED nbs/results/events.json [MODEL]`.
 
 Recordings of all clips of the validation and of the test speakers, each once, over six kinds of noise made anew, 5 to 20 dB. The threshold of
 each choice of words is chosen on the validation speakers and judged on the test speakers. MODEL: a file in the run's folder export/ to listen
@@ -17,19 +17,22 @@ from kwspot.recordings import make_recording, match_events, per_hour
 
 CHOICES = ('marvin,sheila', 'seven,marvin,sheila,happy', 'yes,stop,left,right', 'yes,no,up,down',
            'yes,no,up,down,left,right,on,off,stop,go')
-GRID = np.round(np.linspace(0.1, 0.98, 45), 2)
+GRID = np.round(np.linspace(0.1, 0.98, 23), 2)
+SEEDS = {'valid': (1,), 'test': (2,)} # one for each turn through the clips
 N_PARTS = 4
+COMMAND = 'python .ci/events.py RUN CORPUS nbs/results/events.json model-stream.tflite'
 
 
-def recordings(packed, split, number):
-    "Audio, truth with its speakers, and seconds, part by part."
-    makers = enumerate(synth.NOISES.values())
-    noises = [synth.to_int16(0.05 * make(60 * 16000, np.random.default_rng([1000 + number, i]))) for i, make in makers]
-    rows = np.random.default_rng(number).permutation(packed.select(split=split))
-    for i, part in enumerate(np.array_split(rows, N_PARTS)):
-        clips = packed.clips.iloc[part]
-        audio, truth = make_recording(packed.read(part), clips['word'].to_numpy(), noises=noises, seed=10 * number + i)
-        yield audio, truth.assign(speaker=clips['speaker'].to_numpy())
+def recordings(packed, split):
+    "Audio and truth with its speakers, part by part."
+    for seed in SEEDS[split]:
+        makers = enumerate(synth.NOISES.values())
+        noises = [synth.to_int16(0.05 * make(60 * 16000, np.random.default_rng([1000 + seed, i]))) for i, make in makers]
+        rows = np.random.default_rng(seed).permutation(packed.select(split=split))
+        for i, part in enumerate(np.array_split(rows, N_PARTS)):
+            clips = packed.clips.iloc[part]
+            audio, truth = make_recording(packed.read(part), clips['word'].to_numpy(), noises=noises, seed=10 * seed + i)
+            yield audio, truth.assign(speaker=clips['speaker'].to_numpy())
 
 
 def hear(listener, audio):
@@ -59,7 +62,8 @@ def interval(said, n_boot=2000):
     counts = said.groupby('speaker')['heard'].agg(['sum', 'count']).to_numpy(float)
     drawn = np.random.default_rng(0).integers(len(counts), size=(n_boot, len(counts)))
     rates = 1 - counts[drawn, 0].sum(axis=1) / counts[drawn, 1].sum(axis=1)
-    return {'n_words': len(said), 'miss_rate': float(1 - said['heard'].mean()), 'ci95': np.percentile(rates, [2.5, 97.5]).tolist()}
+    return {'n_words': len(said), 'miss_rate': float(1 - said['heard'].mean()),
+            'ci95': np.percentile(rates, [2.5, 97.5]).tolist()}
 
 
 def judge(listener, parts, words):
@@ -79,21 +83,28 @@ def judge(listener, parts, words):
             'n_speakers': int(said['speaker'].nunique())}
 
 
+def rounded(value):
+    "Six digits are enough for a page."
+    if isinstance(value, float): return float(f'{value:.6g}')
+    if isinstance(value, dict): return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 def write(run, listener, lines, out):
     "The result file: what the run is, and its lines."
     info = training.read_info(run)
     known = {name: info[name] for name in ('model', 'parameters', 'metrics')}
     corpus = {name: value for name, value in info['corpus'].items() if name != 'packed'}
-    facts = {'title': run.name, **known, 'network': info['recipe']['network'], 'recipe': info['recipe']['name'],
+    facts = {'title': 'thirty words, streamed', **known, 'network': info['recipe']['network'], 'recipe': info['recipe']['name'],
              'epochs': info['epochs_done'], 'corpus': corpus, 'steps': dict(getattr(listener, 'facts', {})),
-             'hop_ms': listener.hop_ms, 'choices': lines}
-    training.write_json(out, facts)
+             'hop_ms': listener.hop_ms, 'seeds': SEEDS, 'command': COMMAND, 'choices': lines}
+    training.write_json(out, rounded(facts))
 
 
 if __name__ == '__main__':
     run, corpus, out = map(Path, sys.argv[1:4])
     packed = preprocessing.open_pack(corpus) if (corpus / 'clips.parquet').is_file() else training.packed_corpus(corpus)
     listener = streaming.open_listener(run / 'export' / sys.argv[4] if len(sys.argv) > 4 else run)
-    parts = {split: [(hear(listener, audio), truth, len(audio) / 16000) for audio, truth in recordings(packed, split, number)]
-             for number, split in ((1, 'valid'), (2, 'test'))}
+    parts = {split: [(hear(listener, audio), truth, len(audio) / 16000) for audio, truth in recordings(packed, split)]
+             for split in SEEDS}
     write(run, listener, [judge(listener, parts, words.split(',')) for words in CHOICES], out)
