@@ -328,7 +328,7 @@ class Limits:
     length_tolerance:int=0 # samples by which a clip may be shorter or longer
     quiet_dbfs:float=-55. # smallest root mean square, dB below full scale: near silence
     faint_db:float=-20. # lowest level of speech, against the median of the corpus
-    loud_db:float=11.5 # highest level of speech, against the median of the corpus
+    loud_db:float=10. # highest level of speech, against the median of the corpus
     clipped_fraction:float=.0005 # largest share of clipped samples
     clipped_peak_dbfs:float=-30. # quieter clips have flat tops because their steps are coarse
     dc_offset:float=.01 # largest mean, as a fraction of full scale

@@ -172,7 +172,8 @@ def apply_decisions(
     for clips that are gone."""
     if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
     missing = [name for name in _COLUMNS[:3] if name not in decisions]
-    if missing: raise CorpusError(f'the decisions have no column {missing[0]!r}; they need {", ".join(_COLUMNS[:3])}')
+    if missing:
+        raise CorpusError(f'the decisions have no column {missing[0]!r}; they need {", ".join(_COLUMNS[:3])}')
     names, table = clip_names(index), index.copy()
     rows = {name: row for row, name in zip(index.index, names)}
     gone = [clip for clip in decisions['clip'] if clip not in rows]

@@ -295,11 +295,10 @@ _HEARD = ('quiet faint loud clipped offset dropout padded no_speech noisy cut_st
           'several_words hum band_limited')
 COMPANIONS = {
     'short': 'cut_start cut_end off_centre', 'long': 'off_centre', 'quiet': _HEARD,
-              'faint': 'quiet band_limited padded', 'loud': 'clipped offset',
-    'clipped': 'faint offset', 
+    'faint': 'quiet band_limited padded', 'loud': 'clipped offset', 'clipped': 'faint offset',
     'no_speech': 'quiet band_limited near_duplicate duplicate_other_word duplicate_other_split',
-              'cut_start': 'off_centre',
-    'cut_end': 'off_centre', 'truncated': f'short {_HEARD}', 'wrong_rate': 'band_limited', 'wrong_width': _HEARD,
+    'noisy': 'no_speech', 'cut_start': 'off_centre no_speech', 'cut_end': 'off_centre no_speech',
+    'truncated': f'short {_HEARD}', 'wrong_rate': 'band_limited', 'wrong_width': _HEARD,
     'wrong_codec': f'wrong_width extra_chunks truncated short long {_HEARD}', 'unreadable': 'wrong_extension',
     'near_duplicate': 'band_limited', 'duplicate_other_word': 'duplicate near_duplicate band_limited',
     'duplicate_other_split': 'duplicate near_duplicate band_limited'}
@@ -325,7 +324,8 @@ def plant_faults(
     planter = Planter(Path(folder), rng, around, sorted(set(clips['word'])))
     for number, (row, clip) in enumerate(zip(clips.itertuples(), samples)):
         planter.source = row.path
-        plant_one(planter, kinds[number // n_each] if number < n_each * len(kinds) else '', row, clip, 1000 + number)
+        kind = kinds[number // n_each] if number < n_each * len(kinds) else ''
+        plant_one(planter, kind, row, clip, 1000 + number)
     for row in context.itertuples() if context is not None else ():
         (planter.folder / row.word).mkdir(parents=True, exist_ok=True)
         shutil.copy(row.path, planter.folder / row.word)
@@ -400,7 +400,7 @@ def plant_twice(
     else: stem = f'{stem}0000'
     save_planted(planter, fault, copy, stem, word, split)
 
-
+# %% ../nbs/21_planted.ipynb #9567ddcc
 def write_lists(
     planter:Planter, # of the corpus
 )->pd.DataFrame: # name, fault, source
@@ -411,7 +411,7 @@ def write_lists(
     return pd.DataFrame([row[:3] for row in planter.rows], columns=['name', 'fault', 'source'])
 
 # %% ../nbs/21_planted.ipynb #858b5043
-NEAR = Limits(quiet_dbfs=-53., faint_db=-18., loud_db=9.5, clipped_fraction=.0004, dc_offset=.008, dropout_s=.0016,
+NEAR = Limits(quiet_dbfs=-53., faint_db=-18., loud_db=8., clipped_fraction=.0004, dc_offset=.008, dropout_s=.0016,
               padding_s=.016, excess_db=9., voicing=.42, snr_db=15.5, edge_level=.4, off_centre_s=.2, hum_db=9.6,
               hum_below_db=48., bandwidth=.9) # what finds nothing with these is sound
 
