@@ -456,8 +456,9 @@ def run_litert(
 ) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A LiteRT file as a function; one in steps hears each clip as a stream of its own and gives its last answer."
     if 'steps' not in facts: return litert_function(unsealed(file.read_bytes(), facts, file), n_threads)
-    from kwspot.streaming import answers_to, load_steps
-    steps = load_steps(file)
+    from kwspot.streaming import StreamError, answers_to, load_steps
+    try: steps = load_steps(file)
+    except StreamError as error: raise ExportError(str(error)) from None
     package = 'ai-edge-litert' if importlib.util.find_spec('ai_edge_litert') else 'tensorflow'
     return package, lambda waveforms: np.stack([answers_to(steps, clip).probabilities[-1] for clip in waveforms])
 

@@ -144,3 +144,13 @@ def test_an_exported_model_leaves_tensorflow_alone(model, recording):
             "print(' '.join({'tensorflow', 'keras'} & set(sys.modules)), file=sys.stderr)")
     done = subprocess.run([sys.executable, '-c', code, model, recording], capture_output=True, check=True)
     assert done.stderr.strip() == b'', done.stderr
+
+
+def test_labels_that_disagree_with_a_model_in_steps_are_one_line(model, recording, tmp_path):
+    from kwspot.export import attach_facts, attached_facts, unsealed
+    file, facts = tmp_path / 'more.tflite', attached_facts(model)
+    file.write_bytes(unsealed(model.read_bytes(), facts, model))
+    attach_facts(file, {**facts, 'labels': ['no', 'unknown', 'yes', 'zero']})
+    for command in (COMMAND, [*COMMAND[:-1], 'spot']):
+        done = subprocess.run([*command, file, recording], capture_output=True, check=False)
+        assert done.returncode == 1 and done.stderr.count(b'\n') == 1 and b'lists 4 labels' in done.stderr, done.stderr
