@@ -77,7 +77,8 @@ def _opened(folder:str,             # a corpus, or a pack
         index = corpus.index(folder, speaker_pattern=speaker_pattern)
         return index if decisions is None else apply_decisions(index, decisions)
     if speaker_pattern is None and decisions is None: return packed
-    raise corpus.CorpusError(f'{folder}: is packed; give --speaker-pattern and --decisions to the command that packs')
+    raise corpus.CorpusError(f'{folder}: is packed; give --speaker-pattern and --decisions to the command that '
+                             'packs')
 
 # %% ../nbs/80_cli.ipynb #a759711e
 def _show(result:dict,                # what `--json` prints
@@ -344,8 +345,8 @@ def train(folder:CorpusFolder, # the corpus
           ) -> None:
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
-    how = dict(task=task, model=model, recipe=recipe, epochs=epochs, speaker_pattern=speaker_pattern,
-               decisions=decisions)
+    how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, speaker_pattern=speaker_pattern,
+                     decisions=decisions)
     if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
     _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
 

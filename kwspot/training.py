@@ -251,12 +251,12 @@ def packed_corpus(
     `CorpusError` for decisions about a packed corpus, or speakers of it."""
     corpus = preprocessing.opened(corpus)
     if isinstance(corpus, preprocessing.Packed) and speaker_pattern:
-        raise CorpusError(f'{corpus.folder}: is packed, with the speakers that were found then; give speaker_pattern '
-                          'when packing')
+        raise CorpusError(f'{corpus.folder}: is packed, with the speakers that were found then; give '
+                          'speaker_pattern when packing')
     if isinstance(corpus, preprocessing.Packed) and decisions is None: return corpus
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     assert not isinstance(corpus, preprocessing.Packed)  # `decided_index` refuses it
-    table = corpus if isinstance(corpus, pd.DataFrame) else index(corpus, speaker_pattern=speaker_pattern)
+    table = corpus if isinstance(corpus, pd.DataFrame) else index(str(corpus), speaker_pattern=speaker_pattern)
     named = corpus if decisions is None else table.assign(path=table['word'] + ' ' + table['path'])
     how = {'sample_rate': sample_rate, 'n_samples': n_samples}
     if pack_folder and is_url(pack_folder):
@@ -1164,9 +1164,9 @@ def train(
     chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
     earlier, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None)
     if earlier and finished(earlier, chosen.epochs): return load_run(out)
-    bar = progress if isinstance(progress, bool) else None
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
-                           pack_folder=pack_folder, decisions=decisions, progress=bar)
+                           pack_folder=pack_folder, decisions=decisions,
+                           progress=progress if isinstance(progress, bool) else None)
     asked = preprocessing.make_task(task, packed.clips[packed.clips['ok']])
     lesson = make_lesson(packed, asked, window=shuffle_window)
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
@@ -1176,9 +1176,10 @@ def train(
         open_folder(out)
         with only_run(out):
             write_json(out / 'run.json', info)
-            teachers = train_teachers(lesson, out, chosen, task=task, seed=seed, devices=devices, progress=progress)
-            return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, devices=devices, seed=seed,
-                                  watch=watcher(progress, chosen))
+            shared = {'seed': seed, 'devices': devices}
+            teachers = train_teachers(lesson, out, chosen, task=task, progress=progress, **shared)
+            watch = watcher(progress, chosen)
+            return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, watch=watch, **shared)
     except OSError as error: raise refuse_writing(out, error) from None
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
@@ -1227,7 +1228,7 @@ def wherever(
     if not isinstance(place, (str, Path)) or is_url(place): return place
     return str(Path(place).expanduser().absolute())
 
-
+# %% ../nbs/50_training.ipynb #b3745dc3
 def _train_one(job, *, corpus, options):
     "Train one run of several, here or on a worker; its figures."
     folder, changes = job
