@@ -39,14 +39,14 @@ def _reason(error):
     "What went wrong, in the operating system's words."
     return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).lower()
 
-_ARCHIVE_MARKS = ('.tar::', '.zip::', '.tar.gz::', '.tgz::')
+_ARCHIVE_END = re.compile(r'\.(?:tar|zip|tar\.gz|tgz)::', re.IGNORECASE) # behind it: the way inside the archive
 
 def is_elsewhere(
     path:str|os.PathLike, # of a recording or folder
 )->bool: # True for s3://bucket/yes/a.wav and for corpus.tar::/yes/a.wav
     "Whether a path leads to another place than a file on the disk: to a URL, or into an archive."
     path = os.fspath(path)
-    return '://' in path or ('::' in path and any(mark in path.lower() for mark in _ARCHIVE_MARKS))
+    return '://' in path or ('::' in path and _ARCHIVE_END.search(path) is not None)
 
 # %% ../nbs/00_corpus.ipynb #75b60484
 class Header(NamedTuple):
@@ -400,7 +400,7 @@ def _no_words(folder, listed=None):
                            'them, for instance with '
                                    f'ffmpeg -i CLIP{foreign[0]} -ar 16000 -ac 1 CLIP.wav')
     what = 'holds no folders of WAV, FLAC, Opus or MP3 files' if here else 'is empty'
-    return CorpusError(f'{folder}: {what}; '
+    return CorpusError(f'{str(folder).removesuffix("::")}: {what}; '
                        'give a folder that holds one folder of recordings for each word')
 
 # %% ../nbs/00_corpus.ipynb #6e778d32
@@ -443,7 +443,8 @@ _LISTS = (('train', ()), ('valid', ('validation_list.txt',)), ('test', ('testing
 _TABLES = (('', ('splits.csv',)), ('train', ('train.csv',)),
            ('valid', ('val.csv', 'valid.csv', 'validation.csv', 'dev.csv')),
            ('test', ('test.csv',)))
-_SETS = {'train': 'train', 'dev': 'valid', 'val': 'valid', 'valid': 'valid', 'validation': 'valid', 'test': 'test'}
+_SETS = {'train': 'train', 'training': 'train', 'dev': 'valid', 'val': 'valid', 'valid': 'valid',
+         'validation': 'valid', 'test': 'test', 'testing': 'test'}
 
 def _clip_key(word, stem):
     "What a clip is compared by: word and name without suffix."
@@ -492,11 +493,12 @@ class _Listed(NamedTuple):
 def _list_files(folder, kinds, listed):
     """(split, path) of the lists in a folder; the name of a CSV may begin with that of a language, as in
     en_train.csv."""
-    if listed is not None: paths = {entry.name: entry.path for entry in listed.get(folder, ())}
-    else: paths = {name: os.path.join(folder, name) for name in os.listdir(folder)} if os.path.isdir(folder) else {}
+    if listed is not None: files = [(entry.name, entry.path) for entry in listed.get(folder, ())]
+    elif not os.path.isdir(folder): files = []
+    else: files = [(name, os.path.join(folder, name)) for name in os.listdir(folder)]
     before = r'(?:[a-z]{2,3}(?:-\w+)?_)?' if kinds is _TABLES else ''
     bears = lambda name, wanted: re.fullmatch(before + re.escape(wanted), name, re.IGNORECASE if before else 0)
-    return [(split, paths[name]) for split, wanted in kinds for one in wanted for name in sorted(paths)
+    return [(split, path) for split, wanted in kinds for one in wanted for name, path in sorted(files)
             if bears(name, one)]
 
 def _read_listed(folders, listed=None):
@@ -558,7 +560,7 @@ _ODDITIES = {
     'unreadable': ('clips that cannot be read', 'the audit lists them'),
     'kind': ('files left out that are no WAV, FLAC, Opus or MP3', 'convert them if they are clips'),
     'archive': ('archives that end too early', 'get them again'),
-    'member': ('members of archives left out', 'they are no plain files'),
+    'member': ('members of archives left out', 'they are damaged or no plain files'),
     'gzip': ('archives compressed as a whole, of which no clip can be read without all before it',
              'gunzip them once, the rest stays packed'),
     'folder': ('folders left out inside word folders', 'move their clips up'),
@@ -604,9 +606,8 @@ class _Row(NamedTuple):
     sample_rate: int
     n_samples: int
 
-def _assign_splits(rows, keys, listed, notes):
-    "The split of each row."
-    told = [listed.splits.get(key) for key in keys]
+def _assign_splits(rows, told, listed, notes):
+    "The split of each row; `told` is what the corpus says of it."
     if not any(told):
         for name in listed.files: notes.add('list', name)
         listed = _Listed({}, (), frozenset())
@@ -635,8 +636,12 @@ def _read_headers(paths, *, folder):
     "The header of each file; `CorpusError` where the machine that this runs on does not see the corpus."
     headers = [tuple(_probe(path)[0]) for path in paths]
     if os.path.isdir(folder) or all(header[1] for header in headers): return headers
-    raise CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared '
-                      'with the workers')
+    raise _not_shared(folder)
+
+def _not_shared(folder):
+    "The error about a corpus that the machine that this runs on does not see."
+    return CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared '
+                       'with the workers')
 
 def _headers(paths, folder, cluster):
     "The headers of files, in order: read here, or by the workers of a cluster."
@@ -648,8 +653,8 @@ def _headers(paths, folder, cluster):
     return (Header(*header) for part in done for header in part)
 
 def _collect(where, tell, listed, notes, cluster=None):
-    "A `_Row` for each recording, and what lists call it."
-    rows, keys, known = [], [], where.elsewhere.facts if where.elsewhere else {}
+    "A `_Row` for each recording, and the split that the corpus tells of it, '' or None where it tells none."
+    rows, told, known = [], [], where.elsewhere.facts if where.elsewhere else {}
     found = [(word, entry, stem)
              for word in sorted(where.words) for entry, stem in _clips(word, where.words[word], notes)]
     paths = [entry.path for _, entry, _ in found]
@@ -659,19 +664,24 @@ def _collect(where, tell, listed, notes, cluster=None):
         speaker, take = (stem, -1) if word == NOISE else tell(entry.name)
         if not speaker and listed.speakers: speaker = listed.speakers.get(key, '')
         if known: # what an archive says of a clip itself
-            if header.word: speaker, take = header.speaker or speaker, header.take if header.take >= 0 else take
-            if header.split: listed.splits[key] = header.split
+            speaker, take = header.speaker or speaker, header.take if header.take >= 0 else take
         if not speaker: notes.add('speaker', entry.name)
         if header.n_samples == 0: notes.add('unreadable', f'{word}/{entry.name}: {header.problem}')
         rows.append(_Row(entry.path, word, speaker, take, header.sample_rate if header.n_samples else 0,
                          header.n_samples))
-        keys.append(key)
+        told.append(known and header.split or listed.splits.get(key))
     for name, entries in where.silent.items():
         for entry in entries:
             if entry.name.lower().endswith(_FOREIGN): notes.add('kind', f'{name}/{entry.name}')
-    return rows, keys
+    return rows, told
 
 # %% ../nbs/00_corpus.ipynb #91264e27
+def _for_all_machines(folder, cluster):
+    "The folder as workers can find it, if any are asked for: a relative path leads elsewhere from where they are."
+    from kwspot.cluster import asked_cluster
+    folder = os.path.expanduser(os.fspath(folder))
+    return folder if '://' in folder or asked_cluster(cluster) is None else os.path.abspath(folder)
+
 def index(
     folder:str|os.PathLike, # of word folders, or of a folder of them; an archive, a folder of archives, a URL
     *,
@@ -682,14 +692,15 @@ def index(
     '' where the name does not tell; an unreadable clip has 0 samples at rate 0. `attrs` holds the `folder` of the
     words and the number of `entries` in each.
     Raises `CorpusError`; warns once, with a `CorpusWarning`, of what is odd."""
-    where, tell, notes = _find_words(folder), _name_reader(speaker_pattern), _Notes()
+    where, tell = _find_words(_for_all_machines(folder, cluster)), _name_reader(speaker_pattern)
+    notes = _Notes()
     there, above = where.elsewhere, (where.folder, *where.above)
     if os.path.basename(where.folder) == 'clips' and not where.above: # as MSWC has it
         above = (*above, os.path.dirname(where.folder))
     listed = _read_listed(above, there and there.listed)
-    rows, keys = _collect(where, tell, listed, notes, cluster)
+    rows, told = _collect(where, tell, listed, notes, cluster)
     if all(row.word == NOISE for row in rows): raise _no_words(where.folder, there and there.listed)
-    splits = _assign_splits(rows, keys, listed, notes)
+    splits = _assign_splits(rows, told, listed, notes)
     _note_leaks(rows, splits, notes)
     path, word, speaker, take, rate, n_samples = zip(*rows)
     table = pd.DataFrame({'path': path, 'word': word, 'speaker': speaker, 'take': np.array(take, np.int64),

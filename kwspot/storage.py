@@ -12,7 +12,7 @@ __all__ = ['ARCHIVES', 'StorageError', 'is_url', 'local_path', 'join', 'read_ran
 # %% ../nbs/04_storage.ipynb #c0e9ae60
 import errno, io, json, os, random, re, stat, struct, threading, time, uuid, weakref, zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha1
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from .corpus import AUDIO, ClipError, CorpusError, atomic_write, is_elsewhere, parse_header, track
+from .corpus import _ARCHIVE_END, _SETS, _take
 
 # %% ../nbs/04_storage.ipynb #f4560595
 class StorageError(CorpusError):
@@ -49,6 +50,9 @@ def _status_of(error):
 
 def _trouble(error):
     "`_Trouble` of an exception."
+    reason = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(reason, Exception): # whatever a server answered
+        if (trouble := _trouble(reason)).kind in ('busy', 'dropped', 'denied'): return trouble
     words, status = ' '.join(str(error).split()) or type(error).__name__, _status_of(error)
     names = ' '.join(kind.__name__ for kind in type(error).__mro__)
     if re.search('NoSuchBucket|bucket does not exist|bucket is not valid', words): return _Trouble('nowhere', words)
@@ -147,7 +151,9 @@ def _connect(root, process):
 def _system(path):
     "The file system of a URL, and how that calls the path."
     scheme, _, rest = path.partition('://')
-    system = _connect(f'{scheme.lower()}://{rest.split("/")[0]}', os.getpid())
+    first = rest.split('/')[0]
+    if not first: raise StorageError(f'{path}: names no bucket or host; give a URL such as s3://bucket/corpus')
+    system = _connect(f'{scheme.lower()}://{first}', os.getpid())
     return system, system._strip_protocol(path)
 
 # %% ../nbs/04_storage.ipynb #282549b5
@@ -313,6 +319,15 @@ def _check_writable(path):
     if is_url(path) and scheme in _READ_ONLY:
         raise StorageError(f'{path}: {scheme} is read-only; write to a folder, or to s3:// or gs://')
 
+def _write_exclusively(path, content):
+    "Write a local file whose name must not be taken, where the file system has no links."
+    file = open(path, 'xb')
+    try:
+        with file: file.write(content)
+    except OSError:
+        path.unlink() # a part of it must not stay
+        raise
+
 def _write_new(path, content):
     "Write a local file whose name must not be taken."
     path = Path(path)
@@ -322,8 +337,7 @@ def _write_new(path, content):
         temporary.write_bytes(content)
         try: os.link(temporary, path)
         except FileExistsError: raise _storage_error(path, _Trouble('exists', '')) from None
-        except OSError: # a file system without links
-            with open(path, 'xb') as file: file.write(content)
+        except OSError: _write_exclusively(path, content)
     except OSError as error: raise _storage_error(path, _trouble(error)) from None
     finally:
         with suppress(OSError): temporary.unlink(missing_ok=True)
@@ -388,11 +402,10 @@ def remove(
         _persist(path, lambda: system.rm_file(place))
 
 # %% ../nbs/04_storage.ipynb #e221cc5e
-def _holder(note):
+def _holder(content):
     "(host, process, since) in a note, or None where it counts for nothing."
     import platform
-    try: host, process, since = (json.loads(open_bytes(note))[name] for name in ('host', 'process', 'since'))
-    except FileNotFoundError: return None
+    try: host, process, since = (json.loads(content)[name] for name in ('host', 'process', 'since'))
     except (ValueError, KeyError, TypeError): return '?', 0, '?'
     if host == platform.node() and process != os.getpid() and os.name == 'posix':
         try: os.kill(process, 0)
@@ -400,6 +413,28 @@ def _holder(note):
         except OSError: pass
     return host, process, since
 
+def _remove_dead(note, dead, content):
+    "Remove the note of a dead run. `StorageError` where another run is at that."
+    right = f'{note}.{_number(repr(dead)):016x}'
+    write_atomically(right, content, new=True)
+    try:
+        with suppress(FileNotFoundError):
+            if open_bytes(note) == dead: remove(note)
+    finally: remove(right)
+
+def _put_note(place, note, content):
+    "Put down a note. `StorageError` that names who was first."
+    try: return write_atomically(note, content, new=True)
+    except StorageError as taken:
+        try: there = open_bytes(note)
+        except FileNotFoundError: raise taken from None
+    if holder := _holder(there):
+        raise StorageError(f'{place}: process {holder[1]} on {holder[0]} writes there since {holder[2]}; wait for '
+                           f'it, choose another place, or, if it is dead, remove {note}')
+    _remove_dead(note, there, content)
+    _put_note(place, note, content)
+
+# %% ../nbs/04_storage.ipynb #b93771ee
 @contextmanager
 def claim(
     place:str|os.PathLike, # a folder or URL that will be written to
@@ -409,23 +444,14 @@ def claim(
     note = join(place, '.writing.json')
     content = json.dumps({'host': platform.node(), 'process': os.getpid(),
                           'since': time.strftime('%Y-%m-%d %H:%M:%S'), 'token': uuid.uuid4().hex}).encode()
-    try: write_atomically(note, content, new=True)
-    except StorageError:
-        if not exists(note): raise
-        holder = _holder(note)
-        if holder:
-            raise StorageError(f'{place}: process {holder[1]} on {holder[0]} writes there since {holder[2]}; wait '
-                               'for it, choose another place, '
-                                      f'or, if it is dead, remove {note}') from None
-        remove(note)
-        write_atomically(note, content, new=True)
+    _put_note(place, note, content)
     try: yield
     finally:
         with suppress(OSError, CorpusError):
             if open_bytes(note) == content: remove(note)
 
 # %% ../nbs/04_storage.ipynb #15e371e8
-_MANIFEST = '_table.json'
+_MANIFEST, _PART = '_table.json', re.compile(r'part-\d{5}-[0-9a-f]{12}\.parquet')
 
 def _parts(table, rows_per_part):
     "Pieces of a table, or of tables one after the other, of that many rows each but the last."
@@ -457,7 +483,17 @@ def write_table(
     rows_per_part:int=500_000, # so many rows in a part, about 10 MB of an index
 )->dict: # what stands in _table.json: `rows`, `parts`, `columns`, `attrs`
     """Write a table in parts of Parquet. What was there before stays until the last part is written.
-    `StorageError` where it cannot be."""
+    `StorageError` where it cannot be, or another run writes there."""
+    with claim(where):
+        about = _write_parts(table, where, rows_per_part)
+        write_atomically(join(where, _MANIFEST), json.dumps(about, indent=1).encode())
+        kept = {part['name'] for part in about['parts']}
+        for entry in list_folder(where):
+            if _PART.fullmatch(entry.name) and entry.name not in kept: remove(entry.path)
+    return about
+
+def _write_parts(table, where, rows_per_part):
+    "Write the parts of a table; what its manifest says."
     attrs, columns = {}, []
     parts: list[dict] = []
     for number, part in enumerate(_parts(table, rows_per_part)):
@@ -470,21 +506,18 @@ def write_table(
         name = f'part-{number:05d}-{sha1(content, usedforsecurity=False).hexdigest()[:12]}.parquet'
         write_atomically(join(where, name), content)
         parts.append({'name': name, 'rows': len(part), 'bytes': len(content)})
-    about = {'format': 1, 'rows': sum(part['rows'] for part in parts), 'parts': parts, 'columns': columns,
-             'attrs': attrs}
-    before = _manifest(where)
-    write_atomically(join(where, _MANIFEST), json.dumps(about, indent=1).encode())
-    for part in before['parts'] if before else []:
-        if part['name'] not in {kept['name'] for kept in parts}: remove(join(where, part['name']))
-    return about
+    return {'format': 1, 'rows': sum(part['rows'] for part in parts), 'parts': parts, 'columns': columns,
+            'attrs': attrs}
 
 # %% ../nbs/04_storage.ipynb #51d096d6
 def _manifest(where):
     "_table.json of a folder, None where there is none."
     try: about = json.loads(open_bytes(join(where, _MANIFEST)))
     except (FileNotFoundError, NotADirectoryError): return None
-    except ValueError:
-        raise StorageError(f'{join(where, _MANIFEST)}: cannot be read; write the table again') from None
+    except CorpusError: raise
+    except ValueError: about = None
+    if not isinstance(about, dict):
+        raise StorageError(f'{join(where, _MANIFEST)}: cannot be read; write the table again')
     if about.get('format') != 1:
         raise StorageError(f'{where}: a table of format {about.get("format")}, this kwspot reads format 1; write '
                            'it again')
@@ -506,6 +539,7 @@ def read_parts(
             if about and len(content) != about['parts'][number]['bytes']:
                 raise ValueError(f'{len(content)} of {about["parts"][number]["bytes"]} bytes')
             part = pd.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns))
+        except CorpusError: raise # of a store that is busy
         except (OSError, ValueError) as error:
             raise StorageError(f'{name}: missing or damaged ({error}); write the table again') from None
         if about: part.attrs.update(about['attrs'])
@@ -517,7 +551,7 @@ def read_table(
     columns:Sequence[str]|None=None, # None: all
 )->pd.DataFrame: # with the `attrs` that it had
     "A table that was written in parts, whole. `StorageError` where a part is missing or damaged."
-    parts = list(read_parts(where, columns=columns))
+    parts = list(read_parts(where, columns=columns)) or [pd.DataFrame()]
     table = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
     table.attrs = dict(parts[0].attrs)
     return table
@@ -593,6 +627,18 @@ class _RemoteFile(_Blocks):
         if entry.n_bytes < 0:
             raise StorageError(f'{path}: the server does not tell its size; bring the archive to a disk')
         self.path, self.n_bytes, self.state = path, entry.n_bytes, f'{entry.n_bytes}-{entry.changed}'
+        if path.lower().startswith(_READ_ONLY) and entry.n_bytes > self.block: self._check_ranges()
+
+    def _check_ranges(self):
+        "`StorageError` for a web server that sends all of a file, in which only some of it is asked for."
+        system, place = _system(self.path)
+        def read_one():
+            with system.open(place, cache_type='none', size=self.n_bytes) as file:
+                file.seek(1)
+                try: return file.read(1)
+                except ValueError: return b''
+        if _persist(self.path, read_one): return
+        raise StorageError(f'{self.path}: the server sends no ranges; bring the archive to a disk')
 
     def load(self, numbers):
         starts = [number * self.block for number in numbers]
@@ -608,7 +654,7 @@ class _Unzipped(_Blocks):
     "What a gzip stream holds."
     def __init__(self, source, path):
         super().__init__(8 << 20, 16)
-        self.source, self.path, self.state, self.points = source, path, source.state, [(0, zlib.decompressobj(31))]
+        self.source, self.path, self.state, self.points = source, path, source.state, [(0, None)]
 
     def load(self, numbers):
         for number in numbers:
@@ -618,15 +664,16 @@ class _Unzipped(_Blocks):
     def _inflate(self, number):
         "Unzip a block; what comes after it can be unzipped from then on."
         (position, engine), out = self.points[number], bytearray()
-        engine = engine.copy()
+        if engine: engine = engine.copy()
         while len(out) < self.block:
             packed = self.source.read_at(position, 1 << 18)
-            if not packed: break
+            if not packed or (position and not engine and packed[:2] != b'\x1f\x8b'): break # zeros behind the last
+            engine = engine or zlib.decompressobj(31)
             try: out += engine.decompress(packed, self.block - len(out))
             except zlib.error as error:
                 raise StorageError(f'{self.path}: damaged ({error}); get the archive again') from None
             position += len(packed) - len(engine.unconsumed_tail) - len(engine.unused_data)
-            if engine.eof: engine = zlib.decompressobj(31)
+            if engine.eof: engine = None # another stream may follow
         if len(out) < self.block: self.n_bytes = number * self.block + len(out)
         elif number + 1 == len(self.points): self.points.append((position, engine))
         return bytes(out)
@@ -650,11 +697,11 @@ def _tar_header(block):
     return name, _octal(block[124:136]), kind
 
 def _pax(records):
-    "{keyword: value} of a pax header."
+    "{keyword: value} of a pax header. `ValueError`."
     found = {}
     while records[:1].isdigit():
         length, _, rest = records.partition(b' ')
-        n = int(length)
+        if (n := int(length)) < 1: raise ValueError('damaged')
         keyword, _, value = rest[:n - len(length) - 2].partition(b'=')
         found[keyword], records = value, records[n:]
     return found
@@ -693,26 +740,26 @@ def _walk_tar(source):
         if not block.strip(b'\0')[:1]:
             if len(block) < 1024: yield None, at, 'cut short'
             return
-        try: name, n_bytes, kind = _tar_header(block)
+        try:
+            name, n_bytes, kind = _tar_header(block)
+            n_bytes = int(pax.get(b'size', n_bytes))
+            if n_bytes < 0: raise ValueError('damaged')
+            extra = source.read_at(at + 512, min(n_bytes, 1 << 20)) if kind in b'xL' else b''
+            if kind == b'x': pax = _pax(extra)
         except ValueError as error:
             yield None, at, 'cut short' if str(error) == 'cut short' else 'damaged'
             return
-        if b'size' in pax: n_bytes = int(pax[b'size'])
         name = _member_name(long_name or pax.get(b'path') or name)
         begin, at = at + 512, at + 512 + (n_bytes + 511 & -512)
-        if kind in b'xgL':
-            extra = source.read_at(begin, min(n_bytes, 1 << 20))
-            if kind == b'x': pax = _pax(extra)
-            elif kind == b'L': long_name = extra.rstrip(b'\0')
-            continue
+        if source.n_bytes is not None and begin + n_bytes > source.n_bytes:
+            yield None, begin, f'cut short in {name!r}'
+            return
+        if kind == b'L': long_name = extra.rstrip(b'\0')
+        if kind in b'xgL': continue
         if kind in (b'0', b'\0', b'7') and not name.endswith('/'):
             reason = _refusal(name, n_bytes)
             if reason: yield name, None, reason
-            elif reason is not None:
-                if source.n_bytes is not None and begin + n_bytes > source.n_bytes:
-                    yield None, begin, f'cut short in {name!r}'
-                    return
-                yield Member(name, begin, n_bytes, n_bytes, 0), block[512:512 + n_bytes], ''
+            elif reason is not None: yield Member(name, begin, n_bytes, n_bytes, 0), block[512:512 + n_bytes], ''
         elif kind not in (b'5', b'K') and _refusal(name, 0) is not None:
             yield name, None, _KINDS.get(kind, f'of kind {kind.decode("latin1")!r}')
         if kind != b'K': pax, long_name = {}, None
@@ -759,7 +806,7 @@ def _walk_zip(source):
         elif entry.compress_type not in (0, 8):
             reason = f'compressed by method {entry.compress_type}; deflate and store are read'
         head = source.read_at(entry.header_offset, 1024)
-        if not reason and head[:4] != b'PK\3\4': reason = 'damaged'
+        if not reason and (len(head) < 30 or head[:4] != b'PK\3\4'): reason = 'damaged'
         if reason:
             yield name, None, reason
             continue
@@ -767,16 +814,15 @@ def _walk_zip(source):
         member = Member(name, entry.header_offset + begin, entry.file_size, entry.compress_size,
                         entry.compress_type)
         first = head[begin:begin + min(member.packed, 512)]
-        if member.method == 8: first = zlib.decompressobj(-15).decompress(first, 512)
+        if member.method == 8:
+            try: first = zlib.decompressobj(-15).decompress(first, 512)
+            except zlib.error: first = b''
         yield member, first, ''
 
 # %% ../nbs/04_storage.ipynb #690c6867
 _SAYS = {'word': ('word', 'keyword', 'label', 'text', 'class'), 'speaker': ('speaker', 'speaker_id', 'client_id'),
          'take': ('take',),
          'split': ('split', 'set', 'subset')}
-_SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid',
-           'dev': 'valid', 'test': 'test',
-           'testing': 'test'}
 _SIDECARS = ('.json', '.txt', '.cls', '.word', '.speaker', '.split')
 
 def sample_key(
@@ -814,10 +860,9 @@ def _facts_of(header, sidecars):
     said = {}
     for suffix, text in sorted(sidecars.items()): said.update(_said(suffix, text)) # .json before .txt
     word = str(said.get('word', '')).strip()
-    if '/' in word or '\n' in word or len(word) > 100: word = ''
-    take = str(said.get('take', ''))
+    if '/' in word or '\n' in word or word.startswith('.') or len(word) > 100: word = ''
     return Facts(header.sample_rate, header.n_samples, header.problem, word, str(said.get('speaker', '')),
-                 int(take) if take.isdigit() else -1, _SPLITS.get(str(said.get('split', '')).lower(), ''))
+                 _take(str(said.get('take', ''))), _SETS.get(str(said.get('split', '')).lower(), ''))
 
 # %% ../nbs/04_storage.ipynb #e74df284
 ARCHIVES = ('.tar', '.zip', '.tar.gz', '.tgz')
@@ -827,8 +872,9 @@ def split_path(
     path:str|os.PathLike, # such as shards/000.tar::/yes/a.wav
 )->tuple[str, str]: # the archive, and the way inside
     "The two parts of the path of something in an archive."
-    archive, _, member = os.fspath(path).partition('::')
-    return archive, member.lstrip('/')
+    path = os.fspath(path)
+    mark = _ARCHIVE_END.search(path)
+    return (path[:mark.end() - 2], path[mark.end():].lstrip('/')) if mark else (path, '')
 
 def is_archive(
     path:str|os.PathLike, # a file's name
@@ -852,10 +898,10 @@ def _open_source(path):
 class Archive:
     "An archive that was walked once: where each member lies, and what the index needs to know of the clips."
     def __init__(self, path, source, members, facts, left_out, problem):
-        # {name: Member}, {name: Facts}
+        # {name: Member}, {name: Facts} or None where only the members are known
         self.path, self.source, self.members, self.facts = path, source, members, facts
         self.left_out, self.problem = left_out, problem # [(name, reason)], '' or where the archive ends too early
-        self.mark, self.new = _number(source.state), True
+        self.mark, self.new = _number(f'{os.path.basename(path)} {source.state}'), True
         self.plain = isinstance(source, _LocalFile) # a member that is as it is may be read from source.handle
 
     def member(self, name):
@@ -928,12 +974,17 @@ def _walk(path, source):
             suffix = os.path.splitext(found.name)[1].lower()
             if suffix in AUDIO: headers[found.name] = _header_in(path, source, found, first)
             elif suffix in _SIDECARS and found.n_bytes < 65536:
-                text = first
-                if len(first) < found.n_bytes: text = _unpack(source.read_at(found.offset, found.packed), found)
-                key = sample_key(found.name)
-                texts.setdefault(key, {})[found.name[len(key):]] = text.decode('utf-8', 'replace')
+                key, text = sample_key(found.name), _text_of(source, found, first)
+                if text is None: left_out.append((found.name, 'damaged'))
+                else: texts.setdefault(key, {})[found.name[len(key):]] = text
     facts = {name: _facts_of(header, texts and texts.get(sample_key(name))) for name, header in headers.items()}
     return members, facts, left_out, problem
+
+def _text_of(source, member, first):
+    "A short text in an archive, of which the first bytes are known; None where it is damaged."
+    if len(first) == member.n_bytes: return first.decode('utf-8', 'replace')
+    try: return _unpack(source.read_at(member.offset, member.packed), member).decode('utf-8', 'replace')
+    except (ValueError, zlib.error): return None
 
 def _header_in(path, source, member, first):
     "`Header` of a clip in an archive, from its first bytes where they suffice."
@@ -942,9 +993,27 @@ def _header_in(path, source, member, first):
         if member.method == 0:
             return source.read_at(member.offset + offset, max(min(n, member.n_bytes - offset), 0))
         return _unpack(source.read_at(member.offset, member.packed), member)[offset:offset + n]
-    try: return parse_header(first[:44], member.n_bytes, read_at)[0]
+    try: return parse_header(first[:44] or read_at(0, 44), member.n_bytes, read_at)[0]
     except (ValueError, zlib.error, struct.error):
         return parse_header(b'', 0, read_at)[0]._replace(problem='damaged or cut short in the archive')
+
+# %% ../nbs/04_storage.ipynb #30244027
+class _Folded(Mapping):
+    "{name: Member} in little memory."
+    def __init__(self, members):
+        self.names = '\0'.join(members).encode('utf-8', 'surrogateescape')
+        hashes = np.fromiter(map(hash, members), np.int64, len(members))
+        order = np.argsort(hashes)
+        self.hashes = hashes[order]
+        self.places = np.array([member[1:] for member in members.values()], np.int64)[order]
+
+    def __len__(self): return len(self.hashes)
+    def __iter__(self): return iter(self.names.decode('utf-8', 'surrogateescape').split('\0') if len(self) else ())
+
+    def __getitem__(self, name):
+        row = np.searchsorted(self.hashes, hash(name))
+        if row == len(self) or self.hashes[row] != hash(name): raise KeyError(name)
+        return Member(name, *self.places[row].tolist())
 
 # %% ../nbs/04_storage.ipynb #e481039e
 def _cache_file(path, source):
@@ -976,6 +1045,7 @@ def _load(file):
 
 # %% ../nbs/04_storage.ipynb #2aeb415f
 _archives, _archives_lock = OrderedDict(), threading.Lock() # the latest, for this process
+_folded: dict = {} # {key: (state of the source, what `_walk` found)} of the others that were open before
 _MOST_ARCHIVES, _MOST_MEMBERS = 200, 500_000 # kept open, and members of them, some 600 bytes each
 _CACHE_FROM = 2000 # members from which on a local archive's table goes to the cache
 
@@ -987,6 +1057,27 @@ def _state_of(path):
     if stat.S_ISDIR(state.st_mode): raise StorageError(f'{path}: is a folder, not an archive')
     return state.st_size, state.st_mtime_ns
 
+def _contents(key, source):
+    "What `_walk` finds in an archive: remembered, from the cache, or found now."
+    state, found = _folded.pop(key, (None, None))
+    if state == source.state: return found
+    file = _cache_file(key[0], source)
+    found = _load(file) if file.is_file() else None
+    if found is None:
+        found = _walk(key[0], source)
+        if len(found[0]) >= _CACHE_FROM or not isinstance(source, _LocalFile): _save(file, *found)
+    return found
+
+def _make_room():
+    "Fold the archives that were not used for the longest."
+    n_members = sum(len(archive.members) for _, archive in _archives.values() if archive.facts is not None)
+    while len(_archives) > _MOST_ARCHIVES or (n_members > _MOST_MEMBERS and len(_archives) > 1):
+        key, (_, archive) = _archives.popitem(last=False)
+        members = archive.members if archive.facts is None else _Folded(archive.members)
+        if archive.facts is not None: n_members -= len(members)
+        _folded[key] = archive.source.state, (members, None, archive.left_out, archive.problem)
+
+# %% ../nbs/04_storage.ipynb #5817e700
 def open_archive(
     path:str|os.PathLike, # .tar, .tar.gz, .tgz or .zip; a local path or a URL
     *,
@@ -1004,19 +1095,19 @@ def open_archive(
         if kept is None or kept[0] != state or (fresh and is_url(path)):
             source = _open_source(path)
             if kept is None or kept[1].source.state != source.state:
-                file = _cache_file(path, source)
-                found = _load(file) if file.is_file() else None
-                if found is None:
-                    found = _walk(path, source)
-                    if len(found[0]) >= _CACHE_FROM or not isinstance(source, _LocalFile): _save(file, *found)
-                kept = state, Archive(path, source, *found)
+                kept = state, Archive(path, source, *_contents(key, source))
             _archives[key] = kept
         _archives.move_to_end(key)
-        n_members = sum(len(archive.members) for _, archive in _archives.values()) if kept[1].new else 0
+        if kept[1].new: _make_room()
         kept[1].new = False
-        while len(_archives) > _MOST_ARCHIVES or (n_members > _MOST_MEMBERS and len(_archives) > 1):
-            n_members -= len(_archives.popitem(last=False)[1][1].members)
     return kept[1]
+
+def _open_whole(path):
+    "An archive as it is now, with the facts of its clips, which one that was folded lacks."
+    archive = open_archive(path, fresh=True)
+    if archive.facts is not None: return archive
+    with _archives_lock: _archives.pop((archive.path, os.getpid()), None)
+    return open_archive(path)
 
 # %% ../nbs/04_storage.ipynb #94bd9baf
 class Found(NamedTuple):
@@ -1038,7 +1129,8 @@ def _sample_files(archive):
             facts[prefix + name] = known
             files.append((f'{known.word}/{name.rpartition("/")[2]}' if known.word else name, prefix + name,
                           member.n_bytes))
-    if any(known.word for known in facts.values()): # the texts beside the clips are no strangers
+    # the texts beside the clips are no strangers
+    if any(known.word or known.speaker or known.split for known in facts.values()):
         files = [file for file in files if file[1] in facts or not file[0].lower().endswith(_SIDECARS)
                  or '/' not in file[0] and 'list' in file[0]]
     return files, facts
@@ -1048,7 +1140,7 @@ def _from_archives(paths, root, merged):
     "`Found` for some archives."
     files, facts, notes = [], {}, []
     for path in track(paths, label='archives', show=None if len(paths) > 1 else False):
-        archive = open_archive(path, fresh=True)
+        archive = _open_whole(path)
         some, known = _sample_files(archive)
         files += some
         facts.update(known)
@@ -1166,12 +1258,16 @@ def fetched(
         if far: _memory.content = {}
 
 # %% ../nbs/04_storage.ipynb #64b9f812
-_listings = OrderedDict() # {folder: {path: (bytes, change)}}, the latest few
+_listings, _listings_lock = OrderedDict(), threading.Lock() # {folder: {path: (bytes, change)}}, the latest few
 
 def _remember(url, entries):
-    "Keep a listing."
-    _listings[url] = {entry.path: (entry.n_bytes, entry.changed) for entry in entries}
-    while len(_listings) > 4: _listings.popitem(last=False)
+    "Keep a listing; {path: (bytes, change)}."
+    listing = {entry.path: (entry.n_bytes, entry.changed) for entry in entries}
+    with _listings_lock:
+        _listings[url] = listing
+        _listings.move_to_end(url)
+        while len(_listings) > 4: _listings.popitem(last=False)
+    return listing
 
 def _common_folder(paths):
     "The lowest folder above all of some paths."
@@ -1179,22 +1275,20 @@ def _common_folder(paths):
     n = next((i for i, (one, other) in enumerate(zip(low, high)) if one != other), min(len(low), len(high)))
     return low[:n].rpartition('/')[0]
 
-
-
-# %% ../nbs/04_storage.ipynb #07332a0e
 def _object_states(paths, fresh):
     "(bytes, change) of objects in one store."
-    known = None if fresh else next((listing for folder, listing in _listings.items()
-                                     if all(path.startswith(folder + '/') for path in paths)), None)
+    with _listings_lock: kept = {} if fresh else dict(_listings)
+    known = next((listing for folder, listing in kept.items()
+                  if all(path.startswith(folder + '/') for path in paths)), None)
     if known is None:
         folder = _common_folder(paths)
-        try: _remember(folder, list_all(folder))
+        try: known = _remember(folder, list_all(folder))
         except StorageError:
             if exists(folder): raise
-            _remember(folder, [])
-        known = _listings[folder]
+            known = _remember(folder, [])
     return {path: known.get(path, (-1, -1)) for path in paths}
 
+# %% ../nbs/04_storage.ipynb #07332a0e
 def file_states(
     paths:Sequence[str], # of clips, anywhere
     *,
@@ -1203,7 +1297,7 @@ def file_states(
     "{path: (bytes, a number that changes when the clip does)}."
     states, archives, stores = {}, {}, {}
     for path in paths:
-        if '::' in path and is_elsewhere(path): archives.setdefault(path.partition('::')[0], []).append(path)
+        if '::' in path and is_elsewhere(path): archives.setdefault(split_path(path)[0], []).append(path)
         elif is_url(path): stores.setdefault('/'.join(path.split('/', 3)[:3]), []).append(path)
         else:
             try: state = os.stat(path)
@@ -1212,7 +1306,7 @@ def file_states(
     for name, some in archives.items():
         archive = open_archive(name, fresh=fresh) if exists(name) else None
         for path in some:
-            member = path.partition('::')[2].lstrip('/')
+            member = path[len(name) + 2:].lstrip('/')
             states[path] = archive.state(member) if archive and member in archive.members else (-1, -1)
     for some in stores.values(): states.update(_object_states(some, fresh))
     return states

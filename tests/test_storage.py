@@ -169,7 +169,8 @@ def test_a_store_that_is_busy_or_drops_connections_gives_them_too(fault, kind, s
 
 def test_what_does_not_pass_is_one_line(stored, server):
     for url, message in (('s3://nowhere/corpus', 'no such bucket'), ('s3://private/corpus', 'no permission'),
-                         ('s3://private/corpus.tar', 'no permission'), ('s3://bucket/none.tar', 'no such file'), ('s3://bucket/empty', 'nothing is there')):
+                         ('s3://private/corpus.tar', 'no permission'), ('s3://bucket/none.tar', 'no such file'), ('s3://bucket/empty', 'nothing is there'),
+                         ('s3:///corpus', 'names no bucket'), ('http://127.0.0.1:9/corpus.tar', 'drops again and again')):
         with pytest.raises(storage.StorageError, match=message) as caught: corpus.index(url)
         assert str(caught.value).startswith(url) and '\n' not in str(caught.value)
     with pytest.raises(storage.StorageError, match='no permission'): storage.write_atomically('s3://private/table', b'')
@@ -258,8 +259,9 @@ def test_a_web_server_is_read_only_and_may_know_no_ranges(places, server):
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         url = f'http://127.0.0.1:{web.server_port}'
-        for where in (f'{url}/corpus.tar', f'{url}/folder'):
-            pd.testing.assert_frame_equal(corpus.index(where).drop(columns='path'), corpus.index(places['folder']).drop(columns='path'))
+        found, wanted = corpus.index(f'{url}/folder'), corpus.index(places['folder'])
+        pd.testing.assert_frame_equal(found.drop(columns='path'), wanted.drop(columns='path'))
+        with pytest.raises(storage.StorageError, match='sends no ranges'): corpus.index(f'{url}/corpus.tar')
         with pytest.raises(storage.StorageError, match='http is read-only'): storage.write_atomically(f'{url}/x', b'')
         web.shutdown()
 
@@ -293,17 +295,22 @@ def test_mswc_has_its_speakers_and_splits_in_tables(tmp_path):
         pd.testing.assert_frame_equal(corpus.index(where).drop(columns='path'), index.drop(columns='path'))
 
 
-def command(*args):
-    return subprocess.run([sys.executable, '-c', 'from kwspot.cli import main; main()', *map(str, args)], capture_output=True, text=True, check=False)
-
-
-def test_the_command_takes_archives_and_urls(places, stored, server):
+def test_the_command_takes_archives_and_urls(places, stored, server, monkeypatch, capsys):
+    from kwspot.cli import main
     index = corpus.index(places['folder'])
-    for where, out in ((places['zip'], 's3://bucket/audit.parquet'), (stored['s3 shards'], 's3://bucket/audit/')):
-        done = command('audit', where, '--json', '--out', out)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
+    monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning) # `main` replaces it
+    def command(*args):
+        with pytest.raises(SystemExit) as ended: main([*map(str, args)])
+        return ended.value.code, *capsys.readouterr()
+    def in_a_shell(*args):
+        program = [sys.executable, '-c', 'from kwspot.cli import main; main()', *map(str, args)]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+    for call, where, out in ((in_a_shell, places['zip'], 's3://bucket/audit.parquet'), (command, stored['s3 shards'], 's3://bucket/audit/')):
+        status, told, wrong = call('audit', where, '--json', '--out', out)
+        assert status == 0, wrong
+        found = json.loads(told)
         assert (found['folder'], found['n_clips']) == (str(where), int((index['word'] != corpus.NOISE).sum()))
         assert storage.read_table(out)['speaker'].tolist() == index['speaker'].tolist()
-    done = command('audit', 's3://private/corpus')
-    assert (done.returncode, done.stdout) == (1, '') and 'no permission' in done.stderr and len(done.stderr.splitlines()) == 1
+    status, told, wrong = command('audit', 's3://private/corpus')
+    assert (status, told) == (1, '') and 'no permission' in wrong and len(wrong.splitlines()) == 1
