@@ -35,8 +35,8 @@ class _Trouble(NamedTuple):
 # seconds before each new try; from the beginning again whenever something has arrived
 _WAITS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_BUSY_WORDS = re.compile(r'SlowDown|reduce your request rate|Throttl|TooManyRequests|RequestLimit|ServiceUnavailable|'
-                         r'InternalError|\b50[0234]\b')
+_BUSY_WORDS = re.compile(r'SlowDown|reduce your request rate|Throttl|TooManyRequests|RequestLimit|'
+                         r'ServiceUnavailable|InternalError|\b50[0234]\b')
 _DROPPED_NAMES = re.compile('Disconnect|Connection|Timeout|Incomplete|Payload|HTTPClientError|Streaming|EOF')
 
 # %% ../nbs/04_storage.ipynb #cddd4ef4
@@ -654,7 +654,8 @@ class _Unzipped(_Blocks):
     "What a gzip stream holds."
     def __init__(self, source, path):
         super().__init__(8 << 20, 16)
-        self.source, self.path, self.state, self.points = source, path, source.state, [(0, None)]
+        self.source, self.path, self.state = source, path, source.state
+        self.points: list = [(0, None)] # (place in the file, unzipper) at the beginning of each block
 
     def load(self, numbers):
         for number in numbers:
