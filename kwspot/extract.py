@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import scipy.fft
 from . import features
+from .cluster import n_cores
 from .corpus import NOISE, CorpusError, atomic_write, index as corpus_index, track
-from .preprocessing import Packed, n_cores, read_rows
+from .preprocessing import Packed, read_rows
 
 # %% ../nbs/33_extract.ipynb #5b2ae9b0
 # compiled once, not once a process

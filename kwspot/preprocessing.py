@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_transform', 'reference_features', 'read_rows',
-           'n_cores', 'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
+           'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
-import errno, hashlib, io, json, math, os, platform, shutil, struct, time, warnings, weakref
+import errno, hashlib, io, json, math, os, platform, re, shutil, struct, time, uuid, warnings, weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -358,19 +358,18 @@ def _fill_block(block, *, path, offset, old, folder, sample_rate, n_samples):
             some = rows[:part.stop - at]
             facts += _fill_buffer(block.paths[part], block.expected[part], known[part], older, some, sample_rate)
             file.write(some.data)
-    if folder and any(n_bytes < 0 for n_bytes, _, _ in facts) and not (is_url(folder) or os.path.exists(folder)):
-        raise _not_shared(folder)
+    if any(n_bytes < 0 for n_bytes, _, _ in facts): _check_seen(folder)
     return facts
 
 def _not_shared(folder):
     return CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared '
                        'with the workers')
 
-# %% ../nbs/30_preprocessing.ipynb #67a0b651
-def n_cores()->int: # 1 or more
-    "The cores that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def _check_seen(folder):
+    "`CorpusError` where the machine that this runs on does not see the corpus, if its folder is known."
+    if folder and not exists(folder): raise _not_shared(folder)
 
+# %% ../nbs/30_preprocessing.ipynb #67a0b651
 def _write_audio(clips, known, old, path, sample_rate, n_samples, **how):
     "Write all clips to the file at `path`; a table of what `_fill_rows` found. `how` is for `each_part`."
     columns = ['bytes', 'changed_ns', 'problem']
@@ -434,9 +433,10 @@ class Packed:
     n_samples: int            # samples a clip
     fingerprint: str          # of the corpus when it was packed
     _file: object = field(repr=False) # `_Open` audio.npy, shared with copies that `dataclasses.replace` makes
+    _table: object = field(repr=False) # `clips` as opened; a copy may have others
 
     def __len__(self): return len(self.clips)
-    def __reduce__(self): return open_pack, (self.folder,)
+    def __reduce__(self): return _reopened, (self.folder, None if self.clips is self._table else self.clips)
 
     def select(self,
         *,
@@ -507,11 +507,17 @@ def open_pack(
     for name in _FILES: _check_file(folder/name, about['sizes'][name], about['sha256'].get(name))
     audio, noise = (np.load(folder/name, mmap_mode='r', allow_pickle=False) for name in ('audio.npy', 'noise.npy'))
     clips, noise_table = (pd.read_parquet(folder/name) for name in ('clips.parquet', 'noise.parquet'))
+    clips = clips.drop(columns=['bytes', 'changed_ns'])
     if audio.shape != (len(clips), about['n_samples']):
         raise CorpusError(f'{folder}: audio.npy holds {audio.shape} samples, clips.parquet {len(clips)} rows; '
                           'pack the corpus again')
-    return Packed(folder, audio, clips.drop(columns=['bytes', 'changed_ns']), noise, noise_table,
-                  about['sample_rate'], about['n_samples'], about['fingerprint'], _Open(folder/'audio.npy'))
+    return Packed(folder, audio, clips, noise, noise_table, about['sample_rate'], about['n_samples'],
+                  about['fingerprint'], _Open(folder/'audio.npy'), clips)
+
+def _reopened(folder, clips):
+    "A pack in another process, with the clips that it had here."
+    packed = open_pack(folder)
+    return packed if clips is None else replace(packed, clips=clips)
 
 def opened(
     corpus:object, # a folder, or anything else that names a corpus
@@ -575,9 +581,12 @@ def _explain(error, folder, n_bytes):
 @contextmanager
 def _whole(folder):
     "A hidden folder beside `folder` that takes its place when the block ends and goes when it fails."
-    new, old = (folder.with_name(f'.{folder.name}.{state}') for state in ('packing', 'replaced'))
+    run = uuid.uuid4().hex[:8]
+    new, old = (folder.with_name(f'.{folder.name}.{run}.{state}') for state in ('packing', 'replaced'))
+    ours = re.compile(rf'\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.(packing|replaced)')
     try:
-        for left in (new, old): shutil.rmtree(left, ignore_errors=True)
+        for left in folder.parent.iterdir():
+            if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
         new.mkdir()
         yield new
         if folder.exists(): os.replace(folder, old)
@@ -604,15 +613,28 @@ def _names(clips):
     words, paths = clips['word'].tolist(), clips['path'].tolist()
     return [f'{word}/{os.path.basename(path)}' for word, path in zip(words, paths)]
 
+def _named_once(clips):
+    "{name: row} of the clips whose name no other has."
+    names = pd.Series(_names(clips), dtype=object)
+    return {name: row for row, name in names[~names.duplicated(keep=False)].items()}
+
 def _known_rows(clips, old):
     "{row: (row of the older pack, bytes, time of change)} of the clips that have not changed since."
     stored = pd.read_parquet(old.folder/'clips.parquet')
-    where = {name: place for place, name in enumerate(_names(stored)) if stored['ok'].iat[place]}
-    sizes, times, lengths = (stored[column].to_numpy() for column in ('bytes', 'changed_ns', 'n_samples'))
-    then = [where.get(name, -1) for name in _names(clips)]
-    same = [row for row, (was, n) in enumerate(zip(then, clips['n_samples'])) if was >= 0 and lengths[was] == n]
+    where, wanted = _named_once(stored), clips['n_samples'].to_numpy()
+    usable, sizes, times, lengths = (stored[name].to_numpy() for name in ('ok', 'bytes', 'changed_ns', 'n_samples'))
+    then = {row: where[name] for name, row in _named_once(clips).items() if name in where}
+    same = [row for row, was in then.items() if usable[was] and lengths[was] == wanted[row]]
     states = zip(same, _states(clips['path'].iloc[same].tolist()))
     return {row: (then[row], *state) for row, state in states if state == (sizes[then[row]], times[then[row]])}
+
+def _mended(clips, sample_rate, n_samples):
+    "Can a clip be read by now that could not be, because of a disk or a permission?"
+    bad = clips[clips['problem'] != '']
+    paths, expected, rows = bad['path'].tolist(), bad['n_samples'].tolist(), np.empty((_BUFFER, n_samples), '<i2')
+    parts = (slice(at, at + _BUFFER) for at in range(0, len(paths), _BUFFER))
+    return any('' in read_rows(paths[part], rows[:len(paths[part])], sample_rate=sample_rate,
+                               expected=expected[part]) for part in parts)
 
 # %% ../nbs/30_preprocessing.ipynb #1d520380
 def _parted(index):
@@ -626,10 +648,13 @@ def _parted(index):
     return clips, noise
 
 def _is_current(old, clips, noise, mark):
-    "Is the older pack that of this very index?"
+    "Is the older pack that of this very index, and what could not be read as unreadable as it was?"
     if old is None or old.fingerprint != mark: return False
     if not old.clips.drop(columns=['problem', 'ok']).equals(clips): return False
-    return all(old.noise_table[column].tolist() == noise[column].tolist() for column in ('path', 'split'))
+    quiet = old.noise_table
+    if any(quiet[column].tolist() != noise[column].tolist() for column in ('path', 'split')): return False
+    doubtful = (old.clips, quiet.assign(n_samples=None)) # of noise, any number of samples is right
+    return not any(_mended(some, old.sample_rate, old.n_samples) for some in doubtful)
 
 def _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, **how):
     "Write all files of a pack into the folder `new`; the clips that cannot be used."

@@ -7,7 +7,7 @@ __all__ = ['CLIPS_PER_SHARD', 'BLOCK', 'deal', 'Rows', 'Shards', 'open_shards', 
            'Ahead']
 
 # %% ../nbs/34_shards.ipynb #f2c5d71f
-import hashlib, io, json, math, os, threading, warnings, zlib
+import hashlib, io, json, math, os, re, threading, warnings, zlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +20,8 @@ import pandas as pd
 import kwspot
 from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning, fingerprint
-from .preprocessing import (_BUFFER, Packed, _names, _npy_header, _Open, _parted, _write_noise,
-                                  read_rows)
+from .preprocessing import (_BUFFER, Packed, _check_seen, _mended, _names, _not_shared, _npy_header, _Open,
+                                  _parted, _states, _write_noise, read_rows)
 from .storage import about_file, claim, exists, fetched, is_url, join, list_folder, open_bytes
 from .storage import remove, write_atomically, writing
 
@@ -52,10 +52,15 @@ def deal(
 # %% ../nbs/34_shards.ipynb #b0901743
 _FORMAT = 1
 
+_STATE = ['bytes', 'changed_ns'] # of a file
+
+def _dated(clips):
+    "Clips with size and time of change of their files, as they are now."
+    return clips.assign(**pd.DataFrame(_states(clips['path'].tolist()), clips.index, _STATE))
+
 def _mark(part, sample_rate, n_samples):
-    "16 hexadecimal digits: what a shard of these clips must hold."
-    facts = f'{_FORMAT} {sample_rate} {n_samples} {fingerprint(part)}\n'
-    text = facts + part.to_csv(index=False, lineterminator='\n')
+    "16 hexadecimal digits: what a shard of these clips, with the state of their files, must hold."
+    text = f'{_FORMAT} {sample_rate} {n_samples}\n' + part.to_csv(index=False, lineterminator='\n')
     return hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:16]
 
 def _write_rows(path, clips, sample_rate, n_samples):
@@ -88,15 +93,25 @@ def _entry(folder, name, n_clips, n_samples):
     return {'name': name, 'n_clips': n_clips, 'n_unusable': int((~ok).sum()), 'bytes': n_bytes,
             'table_bytes': len(content), 'table_sha256': hashlib.sha256(content).hexdigest()}
 
-def _write_shard(part, *, folder, sample_rate, n_samples, trusted):
-    "Write one shard, audio first, unless it is there as `trusted` has it; its entry. The same here and on workers."
-    number, clips = part
+def _is_final(folder, entry, sample_rate, n_samples):
+    "Are the clips of a shard that could not be used still unreadable, if there are any?"
+    if not entry['n_unusable']: return True
+    stored = pd.read_parquet(io.BytesIO(open_bytes(join(folder, f'{entry["name"]}.parquet'))))
+    return not _mended(stored, sample_rate, n_samples)
+
+def _write_shard(part, *, folder, corpus, sample_rate, n_samples):
+    """Write one shard, audio first, unless it is there as the manifest has it; its entry. The same here and on
+    workers, if they see both folders."""
+    number, clips, trusted = part # {name: checksum of its table}
     name = f'shard-{number:05d}-{_mark(clips, sample_rate, n_samples)}'
     entry = _entry(folder, name, len(clips), n_samples)
-    if entry and trusted.get(name, entry['table_sha256']) == entry['table_sha256']: return entry
+    sound = entry and trusted.get(name, entry['table_sha256']) == entry['table_sha256']
+    if sound and _is_final(folder, entry, sample_rate, n_samples): return entry
+    if not exists(join(folder, '.writing.json')): raise _not_shared(folder) # the claim of the run
     with writing(join(folder, f'{name}.npy')) as path:
         problems, sums = _write_rows(path, clips, sample_rate, n_samples)
-    stored = clips.assign(problem=problems, ok=[not problem for problem in problems], crc32=sums)
+        if any(problems): _check_seen(corpus)
+    stored = clips.drop(columns=_STATE).assign(problem=problems, ok=[not why for why in problems], crc32=sums)
     with writing(join(folder, f'{name}.parquet')) as path: stored.to_parquet(path, index=False)
     return _entry(folder, name, len(clips), n_samples)
 
@@ -176,6 +191,12 @@ class Rows:
     def __array__(self, dtype=None, copy=None): return np.asarray(self[:], dtype)
     def __reduce__(self): return Rows, (self.files.paths, self.starts, self.sums, self.shape[1])
 
+    def shards(self):
+        "The same of each shard by itself, which is small when it travels."
+        borders = zip(self.starts[:-1].tolist(), self.starts[1:].tolist())
+        return [Rows([path], np.array([0, end - start]), self.sums[start:end], self.shape[1])
+                for path, (start, end) in zip(self.files.paths, borders)]
+
     def __getitem__(self, key):
         rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
         wanted = np.arange(len(self))[rows]
@@ -208,8 +229,6 @@ class Rows:
 class Shards(Packed):
     "A corpus packed into shards, opened for reading."
 
-    def __reduce__(self): return open_shards, (self.folder,)
-
     def read(self,
         rows:Sequence[int]|np.ndarray, # numbers of rows, in any order
         *,
@@ -236,18 +255,18 @@ class Shards(Packed):
         progress:bool|None=None, # None: only on a terminal
     )->None:
         "Read everything once. `CorpusError` names the first shard that is gone, cut short or altered."
-        borders = [*zip(self.audio.starts[:-1].tolist(), self.audio.starts[1:].tolist())]
-        look = partial(_check_rows, self.audio)
-        for _ in each_part(look, borders, n_workers=n_workers, label='checking', show=progress): pass
+        parts = self.audio.shards()
+        for _ in each_part(_check_rows, parts, n_workers=n_workers, label='checking', show=progress): pass
 
 # %% ../nbs/34_shards.ipynb #46fe2e61
-def _check_rows(audio, border):
+def _check_rows(audio):
     "Read the rows of a shard."
     buffers = np.empty((_BUFFER, audio.shape[1]), '<i2')
-    for at in range(border[0], border[1], _BUFFER): audio.fill(range(at, min(at + _BUFFER, border[1])), buffers)
+    for at in range(0, len(audio), _BUFFER): audio.fill(range(at, min(at + _BUFFER, len(audio))), buffers)
 
 # %% ../nbs/34_shards.ipynb #dabe9fe5
 _MANIFEST = 'shards.json'
+_FACTS = {'format', 'corpus', 'sample_rate', 'n_samples', 'fingerprint', 'n_clips', 'shards', 'noise'} # in it
 
 def _sizes(folder):
     "{name: bytes} of what lies in a folder or under a URL."
@@ -263,12 +282,12 @@ def _manifest(folder):
         raise CorpusError(f'{folder}: {wrong} with shards.pack_shards') from None
     except CorpusError: raise
     except (OSError, ValueError): about = None
-    if not isinstance(about, dict) or not isinstance(about.get('shards'), list):
+    if isinstance(about, dict) and about.get('format', _FORMAT) != _FORMAT:
+        raise CorpusError(f'{folder}: shards of format {about["format"]}, this kwspot {kwspot.__version__} '
+                          f'reads format {_FORMAT}; pack the corpus again')
+    if not isinstance(about, dict) or not _FACTS <= set(about):
         raise CorpusError(f'{join(folder, _MANIFEST)}: cannot be read; remove it and pack into the same folder '
                           'again, the shards are kept')
-    if about.get('format') != _FORMAT:
-        raise CorpusError(f'{folder}: shards of format {about.get("format")}, this kwspot {kwspot.__version__} '
-                          f'reads format {_FORMAT}; pack the corpus again')
     return about
 
 def _read_table(folder, name, digest):
@@ -317,46 +336,52 @@ def open_shards(
     audio = Rows(paths, np.cumsum([0, *map(len, tables)]), clips.pop('crc32').to_numpy(), about['n_samples'])
     noise_table = _read_table(place, quiet['name'], quiet['table_sha256'])
     return Shards(place, audio, clips, _open_noise(place, quiet['name']), noise_table, about['sample_rate'],
-                  about['n_samples'], about['fingerprint'], None)
+                  about['n_samples'], about['fingerprint'], None, clips)
 
 # %% ../nbs/34_shards.ipynb #cb42c595
-def _check_place(folder):
-    "`CorpusError` where a folder holds anything but shards."
+_OURS = re.compile(r'\.?(shard-\d{5,}|noise)-[0-9a-f]{16}(-[0-9a-f]{8})?\.(npy|parquet)|'
+                   r'\.shards-[0-9a-f]{8}\.json') # names of shards, and the temporary ones
+
+def _check_place(folder, corpus):
+    "`CorpusError` where a folder holds the corpus, or anything but shards."
+    if corpus and f'{_place(corpus)}{os.sep}'.startswith((f'{folder}{os.sep}', f'{folder}/')):
+        raise CorpusError(f'{folder}: holds the corpus; choose another folder')
     if not is_url(folder) and folder.exists() and not folder.is_dir(): names = [folder.name]
     else: names = _sizes(folder)
-    ours = ('shard-', 'noise-', '.')
-    if _MANIFEST not in names and not all(name.startswith(ours) for name in names):
+    if _MANIFEST not in names and not all(name.startswith('.') or _OURS.fullmatch(name) for name in names):
         raise CorpusError(f'{folder}: exists and holds no shards; choose another folder')
 
 def _write_quiet(folder, noise, sample_rate):
     "The noise recordings end to end and their table, as in a pack; their part of the manifest."
-    name = f'noise-{_mark(noise, sample_rate, 0)}'
+    name = f'noise-{_mark(_dated(noise), sample_rate, 0)}'
     audio, listing = (join(folder, f'{name}.{suffix}') for suffix in ('npy', 'parquet'))
-    if not (exists(audio) and exists(listing) and _sound_noise(audio, listing)):
+    if not (exists(audio) and exists(listing) and _sound_noise(audio, listing, sample_rate)):
         with writing(audio) as path, fetched(noise['path'].tolist()): found = _write_noise(noise, path, sample_rate)
         with writing(listing) as path: found.to_parquet(path, index=False)
     return {'name': name, 'n_recordings': len(noise), 'bytes': about_file(audio).n_bytes,
             'table_sha256': hashlib.sha256(open_bytes(listing)).hexdigest()}
 
-def _sound_noise(audio, listing):
-    "Is the noise as long as its table says?"
-    try: n_samples = int(pd.read_parquet(io.BytesIO(open_bytes(listing)))['n_samples'].sum())
+def _sound_noise(audio, listing, sample_rate):
+    "Is the noise as long as its table says, and what could not be read as unreadable as it was?"
+    try:
+        found = pd.read_parquet(io.BytesIO(open_bytes(listing)))
+        n_bytes = len(_npy_header((0,))) + 2 * int(found['n_samples'].sum())
     except (KeyError, ValueError): return False
-    return about_file(audio).n_bytes == len(_npy_header((0,))) + 2 * n_samples
+    return about_file(audio).n_bytes == n_bytes and not _mended(found.assign(n_samples=None), sample_rate, 16000)
 
 # %% ../nbs/34_shards.ipynb #93628c60
 def _trusted(folder):
-    "{name: checksum of its table} of the shards of the manifest that is there."
+    "{name without mark: {name: checksum of its table}} of the shards of the manifest that is there."
     if not exists(join(folder, _MANIFEST)): return {}
-    try: return {entry['name']: entry['table_sha256'] for entry in _manifest(folder)['shards']}
+    try: entries = _manifest(folder)['shards']
     except CorpusError: return {}
+    return {entry['name'].rpartition('-')[0]: {entry['name']: entry['table_sha256']} for entry in entries}
 
 def _sweep(folder, about):
     "Remove shards and temporary files of earlier runs that the manifest does not name."
     named = {entry['name'] for entry in [*about['shards'], about['noise']]}
     for name in _sizes(folder):
-        ours = name.startswith(('shard-', 'noise-', '.shard-', '.noise-', '.shards-'))
-        if ours and name.rsplit('.', 1)[0] not in named: remove(join(folder, name))
+        if _OURS.fullmatch(name) and name.rsplit('.', 1)[0] not in named: remove(join(folder, name))
 
 def _finish(folder, about):
     "Write the manifest, then remove what it does not name. `CorpusError` where no clip can be used."
@@ -396,10 +421,12 @@ def pack_shards(
     clips, noise = _parted(index)
     mark = fingerprint(index) # taken before reading: a clip that changes from now on is noticed by the next run
     dealt, how = deal(clips, clips_per_shard, mixed=mixed), {'sample_rate': sample_rate, 'n_samples': n_samples}
-    _check_place(folder)
+    _check_place(folder, clips.attrs['folder'])
     with claim(folder):
-        parts = ((number, clips.iloc[rows]) for number, rows in enumerate(dealt))
-        write = partial(_write_shard, folder=folder, trusted=_trusted(folder), **how)
+        trusted = _trusted(folder)
+        parts = ((number, _dated(clips.iloc[rows]), trusted.get(f'shard-{number:05d}', {}))
+                 for number, rows in enumerate(dealt))
+        write = partial(_write_shard, folder=folder, corpus=clips.attrs['folder'], **how)
         each = each_part(write, parts, cluster=cluster, n_workers=n_workers, label='shards', total=len(dealt),
                          show=progress)
         about = {'format': _FORMAT, 'kwspot': kwspot.__version__, 'corpus': clips.attrs['folder'], **how,
