@@ -178,7 +178,7 @@ def shares(step, n=5):
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             node, colon, operation = plane.event_metadata[event.metadata_id].name.rpartition(':')  # node:Operation
-            if colon and operation.isidentifier() and ' ' not in node: spent[kind_of(operation)] += event.duration_ps
+            if colon and operation.isidentifier() and not node.endswith(':') and ' ' not in node: spent[kind_of(operation)] += event.duration_ps
     return {kind: time / spent.total() for kind, time in spent.most_common()}
 
 
@@ -190,7 +190,7 @@ def where(given):
         step, _ = serve_kwspot(name, given.batch, 'own')
         result['architectures'][name]['where'] = rounded(shares(step))
         print(f'{name:20}', json.dumps(result['architectures'][name]['where']), flush=True)
-    write(result, given.out)
+        write(result, given.out)
 
 
 def registered():

@@ -38,11 +38,11 @@ class Attention(keras.layers.Layer):
     def call(self, inputs):
         _, n, channels = inputs.shape
         depth = channels // 3 // self.heads
-        parts = ops.transpose(ops.reshape(inputs, (-1, n, 3, self.heads, depth)), (2, 0, 3, 1, 4))
-        queries, keys, values = parts[0], parts[1], parts[2]
-        weights = ops.softmax(ops.matmul(queries * depth ** -0.5, ops.swapaxes(keys, -1, -2)))
-        answers = ops.transpose(ops.matmul(weights, values), (0, 2, 1, 3))
-        return ops.reshape(answers, (-1, n, channels // 3))
+        parts = tf.transpose(tf.reshape(inputs, (-1, n, 3, self.heads, depth)), (2, 0, 3, 1, 4))
+        queries, keys, values = tf.unstack(parts)  # by index, each would have a gradient as large as all three
+        weights = tf.nn.softmax(tf.matmul(queries * depth ** -0.5, keys, transpose_b=True))
+        answers = tf.transpose(tf.matmul(weights, values), (0, 2, 1, 3))
+        return tf.reshape(answers, (-1, n, channels // 3))
 
 # %% ../nbs/45_kwt.ipynb #af4477f8
 @keras.saving.register_keras_serializable('kwspot')
