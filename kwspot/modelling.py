@@ -194,8 +194,8 @@ def conv_1d(
 class BatchNorm(keras.layers.BatchNormalization):
     "`keras.layers.BatchNormalization` over the last axis, trained by TensorFlow's fused operation."
     def call(self, inputs, training=None, mask=None):
-        if not training:
-            return super().call(inputs, training=False)
+        if not training or self.synchronized:
+            return super().call(inputs, training=training)
         rows = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
         scale, offset = tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32)
         rows, mean, variance = tf.compat.v1.nn.fused_batch_norm(rows, scale, offset, epsilon=self.epsilon)
