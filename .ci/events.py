@@ -1,4 +1,4 @@
-"""Words missed at one false accept per hour: `python .ci/events.py RUN CORPUS|PACKED nbs/results/events.json [MODEL]`.
+"""Words missed at one false accept per hour: `python .ci/events.py RUN CORPUS|PACKED nbs/results/events-stream.json [MODEL]`.
 
 Recordings of all clips of the validation and of the test speakers, each once, over six kinds of noise made anew, 5 to 20 dB. The threshold of
 each choice of words is chosen on the validation speakers and judged on the test speakers. MODEL: a file in the run's folder export/ to listen
@@ -20,7 +20,7 @@ CHOICES = ('marvin,sheila', 'seven,marvin,sheila,happy', 'yes,stop,left,right', 
 GRID = np.round(np.linspace(0.1, 0.98, 23), 2)
 SEEDS = {'valid': (1,), 'test': (2,)} # one for each turn through the clips
 N_PARTS = 4
-COMMAND = 'python .ci/events.py RUN CORPUS nbs/results/events.json model-stream.tflite'
+COMMAND = 'python .ci/events.py RUN CORPUS nbs/results/events-stream.json model-stream.tflite'
 
 
 def recordings(packed, split):
