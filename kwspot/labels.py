@@ -176,7 +176,8 @@ def _together(parts, labels):
 # %% ../nbs/61_labels.ipynb #e872920f
 def _fold_parts(packed, n_folds, seed):
     "(number, the corpus, its clips as the fold has them), of each fold: what goes to whoever judges it."
-    return [(number, packed, fold.clips) for number, fold in enumerate(fold_packs(packed, n_folds=n_folds, seed=seed))]
+    folds = fold_packs(packed, n_folds=n_folds, seed=seed)
+    return [(number, packed, fold.clips) for number, fold in enumerate(folds)]
 
 def _ridge_fold(part, *, strength):
     "The part of one fold, and the words."
@@ -194,7 +195,7 @@ def judge_with_ridge(
     n_folds:int=3, # of speakers
     seed:int=0, # of the deal of speakers
     strength:float=100, # see `baseline.Ridge`
-    cluster:object=None, # a fold a worker: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else here
+    cluster:object=None, # a fold a worker: Dask scheduler's address, or a client; None: KWSPOT_CLUSTER, else here
 )->Judged: # of all clips that can be used
     "Out-of-fold answers by ridge regression."
     judge = partial(_ridge_fold, strength=strength)
@@ -260,7 +261,7 @@ def judge_with_networks(
     seed:int=0, # of the deal of speakers and of the trainings
     folder:str|Path|None=None, # where the runs are kept; None: the user's cache folder
     progress:bool|Callable|None=None, # see `training.train`
-    cluster:object=None, # a fold a worker: address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else here
+    cluster:object=None, # a fold a worker: Dask scheduler's address, or a client; None: KWSPOT_CLUSTER, else here
 )->Judged: # of all clips that can be used
     "Out-of-fold answers by networks, trained once for all. `TrainingError` where none can be trained."
     epochs = epochs or max(LABEL_RECIPE.epochs, math.ceil(60_000 / max(len(packed), 1)))
