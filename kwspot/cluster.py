@@ -179,7 +179,8 @@ def _answer(future, client, address):
             if future.status == 'error':
                 n_dead, last = error.allowed_failures + 1, error.last_worker.address
                 raise ClusterError(f'{address}: a part of the work was given up after {n_dead} workers died of it, '
-                                   f'the last {last}; give the workers more memory, or look into their logs') from None
+                                   f'the last {last}; give the workers more memory, or look into '
+                                   'their logs') from None
             if not isinstance(error, (distributed.TimeoutError, TimeoutError, distributed.CancelledError)): raise
             if future.status == 'cancelled' or client.status != 'running': # 'lost': is done again
                 raise _gone(address) from None
