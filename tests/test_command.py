@@ -275,3 +275,18 @@ def test_export_writes_the_streaming_form_and_the_temperature_is_applied(small_r
         sure[temperature] = json.loads(kwspot('spot', 'run', clip, '--json', cwd=small_run).stdout)['results'][0]['probability']
     (small_run / 'run/run.json').write_text(json.dumps(info), encoding='utf-8')
     assert sure[5.] < sure[0.5]
+
+
+def test_stream_keeps_a_threshold_with_the_run(small_run):
+    word = next(label for label in json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))['labels']
+                if label not in ('silence', 'unknown'))
+    fit = ('stream', 'run', '--fit', 'corpus', '--words', word, '--hours', '0.05')
+    done = kwspot(*fit, '--per-hour', '100000', '--json', cwd=small_run)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    kept = json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))['stream'][word]
+    assert 0 < facts['threshold'] < 1 and kept['threshold'] == facts['threshold'] and facts['n_words'] > 0
+    refused = kwspot('stream', 'run', '-', '--fit', 'corpus', cwd=small_run)
+    assert refused.returncode == 2
+    unknown = kwspot('stream', 'run', '--fit', 'corpus', '--words', 'nonsense', cwd=small_run)
+    assert unknown.returncode == 1 and unknown.stderr.count('\n') == 1 and 'nonsense' in unknown.stderr
