@@ -48,10 +48,16 @@ class Faults:
         raise ConnectionResetError
 
 
+def forget_connections(s3fs):
+    "Those to the store of another test lead nowhere."
+    storage._connect.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture(scope='module')
 def server():
     "An S3-compatible store on loopback; yields its faults."
-    pytest.importorskip('s3fs')
+    s3fs = pytest.importorskip('s3fs')
     moto = pytest.importorskip('moto.server')
     from werkzeug.serving import make_server
     faults = Faults(moto.DomainDispatcherApplication(moto.create_backend_app))
@@ -61,9 +67,11 @@ def server():
                     AWS_DEFAULT_REGION='us-east-1')
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
+    forget_connections(s3fs)
     storage._system('s3://bucket')[0].mkdir('bucket')
     yield faults
     served.shutdown()
+    forget_connections(s3fs)
     for name, value in before.items(): os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
