@@ -14,14 +14,13 @@ import io
 import os
 import re
 import struct
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
-from .corpus import NOISE, ClipError, CorpusError, is_elsewhere, read_clip_rate, read_header
+from .corpus import NOISE, ClipError, CorpusError, _not_shared, is_elsewhere, read_clip_rate, read_header
 from .cluster import asked_cluster, each_part
 from .duplicates import N_FINGERPRINT, find_copies, fingerprint
 from .measures import Measures, frame_grid, measure_bands
@@ -283,8 +282,7 @@ def _measure_part(paths, *, folder=None):
 def _check_there(folder):
     "`CorpusError` where the machine that this runs on does not see the corpus."
     if exists(folder) if is_elsewhere(folder) else os.path.isdir(folder): return
-    raise CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; the corpus folder is gone, '
-                      'or not shared with the workers')
+    raise _not_shared(folder)
 
 # %% ../nbs/20_anomaly.ipynb #7ecf1167
 def _gather(parts, n):

@@ -7,7 +7,7 @@ __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_
            'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
-import errno, hashlib, io, json, math, os, platform, re, shutil, struct, time, uuid, warnings, weakref
+import errno, hashlib, io, json, math, os, re, shutil, struct, time, uuid, warnings, weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from numba import types
 from scipy import signal
 from .cluster import each_part
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint
-from .corpus import is_elsewhere, read_clip, read_header, track
+from .corpus import _not_shared, is_elsewhere, read_clip, read_header, track
 from .exploration import log_specgram
 from .storage import exists, fetched, file_states, is_url, join, member_places
 from .synth import KEYWORDS
@@ -361,10 +361,6 @@ def _fill_block(block, *, path, offset, old, folder, sample_rate, n_samples):
     if any(n_bytes < 0 for n_bytes, _, _ in facts): _check_seen(folder)
     return facts
 
-def _not_shared(folder):
-    return CorpusError(f'{folder}: is not there on {platform.node() or "this machine"}; it is gone, or not shared '
-                       'with the workers')
-
 def _check_seen(folder):
     "`CorpusError` where the machine that this runs on does not see the corpus, if its folder is known."
     if folder and not exists(folder): raise _not_shared(folder)
@@ -459,10 +455,13 @@ class Packed:
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio):
             raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
         if out is None: out = np.empty((rows.size, self.n_samples), '<i2')
+        self._fill(rows, out)
+        return out
+
+    def _fill(self, rows, out):
         if not hasattr(os, 'preadv'): np.take(self.audio, rows, axis=0, out=out)
         elif not _read_rows_of(self._file, self.audio, rows, out):
             raise CorpusError(f'{self.folder / "audio.npy"}: cut short while it was read; pack the corpus again')
-        return out
 
 # %% ../nbs/30_preprocessing.ipynb #3c80c784
 _FORMAT = 1

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import kwspot
 from .cluster import each_part
-from .corpus import CorpusError, CorpusWarning, fingerprint
-from .preprocessing import (_BUFFER, Packed, _check_seen, _mended, _names, _not_shared, _npy_header, _Open,
+from .corpus import CorpusError, CorpusWarning, _not_shared, fingerprint
+from .preprocessing import (_BUFFER, Packed, _check_seen, _mended, _names, _npy_header, _Open,
                                   _parted, _states, _write_noise, read_rows)
 from .storage import about_file, claim, exists, fetched, is_url, join, list_folder, open_bytes
 from .storage import remove, write_atomically, writing
@@ -229,18 +229,8 @@ class Rows:
 class Shards(Packed):
     "A corpus packed into shards, opened for reading."
 
-    def read(self,
-        rows:Sequence[int]|np.ndarray, # numbers of rows, in any order
-        *,
-        out:np.ndarray|None=None, # (n, n_samples) int16 to fill, C-contiguous
-    )->np.ndarray: # (n, n_samples) int16
-        "Some clips, each compared with its checksum. `CorpusError` names a shard that is gone or damaged."
-        rows = np.asarray(rows, np.int64)
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio):
-            raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
-        if out is None: out = np.empty((rows.size, self.n_samples), '<i2')
+    def _fill(self, rows, out): # for `read`: each row compared with its checksum
         self.audio.fill(rows, out)
-        return out
 
     def ahead(self,
         rows:Sequence[int]|np.ndarray, # numbers of rows, in the order in which they will be asked for

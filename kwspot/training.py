@@ -1172,14 +1172,7 @@ def train(
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
     if earlier: check_same(out, earlier, info)
-    try:
-        open_folder(out)
-        with only_run(out):
-            write_json(out / 'run.json', info)
-            shared = {'seed': seed, 'devices': devices}
-            teachers = train_teachers(lesson, out, chosen, task=task, progress=progress, **shared)
-            watch = watcher(progress, chosen)
-            return begin_or_go_on(lesson, chosen, out, info, teachers=teachers, watch=watch, **shared)
+    try: return begin_or_go_on(lesson, chosen, out, info, task=task, devices=devices, seed=seed, progress=progress)
     except OSError as error: raise refuse_writing(out, error) from None
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
@@ -1207,18 +1200,22 @@ def begin_or_go_on(
     out: Path,        # the run folder
     info: dict,       # run.json
     *,
-    teachers: Sequence[keras.Model] = (),  # see `new_learner`
-    devices: int = 1,  # see `mirrored`
-    seed: int,  # of everything random
-    watch: Callable,  # called with each new line of the history
+    task: str,        # of its teachers too
+    devices: int = 1, # see `mirrored`
+    seed: int,        # of everything random
+    progress: bool | Callable | None,  # see `train`
 ) -> Run:
-    "The part of `train` that learns, and writes what was learnt."
+    "The part of `train` that writes: the run folder, with its teachers and what was learnt."
     packed = lesson.packed
     noise = training_noise(packed) if 'noise' in recipe.augment else None
-    learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate,
-                          n_samples=packed.n_samples, noise=noise, teachers=teachers, devices=devices)
-    best, history = learn(learner, lesson, out, seed=seed, watch=watch)
-    return finish(out, learner, best, history, info)
+    open_folder(out)
+    with only_run(out):
+        write_json(out / 'run.json', info)
+        teachers = train_teachers(lesson, out, recipe, task=task, seed=seed, devices=devices, progress=progress)
+        learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate,
+                              n_samples=packed.n_samples, noise=noise, teachers=teachers, devices=devices)
+        best, history = learn(learner, lesson, out, seed=seed, watch=watcher(progress, recipe))
+        return finish(out, learner, best, history, info)
 
 # %% ../nbs/50_training.ipynb #085764a6
 def wherever(
