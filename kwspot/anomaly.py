@@ -24,7 +24,8 @@ from .corpus import NOISE, ClipError, CorpusError, _not_shared, is_elsewhere, re
 from .cluster import asked_cluster, each_part
 from .duplicates import N_FINGERPRINT, find_copies, fingerprint
 from .measures import Measures, frame_grid, measure_bands
-from .storage import StorageError, exists, fetched, open_bytes
+from .elsewhere import fetched
+from .storage import StorageError, exists, open_bytes
 
 # %% ../nbs/20_anomaly.ipynb #18fef973
 def clip_names(

@@ -226,7 +226,8 @@ def _write_audit(table,   # the audit
                  ) -> None:
     "Write an audit to wherever it shall go, whole or not at all."
     from kwspot.review import write_findings
-    from kwspot.storage import write_table, writing
+    from kwspot.storage import writing
+    from kwspot.tables import write_table
     if out.endswith('/'):
         write_table(table, out)
         return

@@ -358,7 +358,7 @@ class _Words(NamedTuple):
     words: dict    # {word: entries of its folder}
     silent: dict   # {name: entries} of the folders beside them that hold no WAV or FLAC
     above: tuple   # the folders gone through on the way, the nearest first
-    elsewhere: object = None # `storage.Found` for what is no local folder of clips
+    elsewhere: object = None # `elsewhere.Found` for what is no local folder of clips
 
 def _subfolders(folder, budget, listed=None):
     """{name: entries} of the readable sub-folders; `budget` is a list that counts down the folders that may still
@@ -424,7 +424,8 @@ def _only(found, folder):
 # %% ../nbs/00_corpus.ipynb #0f5c20ce
 def _find_elsewhere(folder):
     "The one `_Words` of an archive, a folder of archives or a URL."
-    from kwspot.storage import find_corpus, local_path
+    from kwspot.elsewhere import find_corpus
+    from kwspot.storage import local_path
     # file://
     if is_elsewhere(folder) and not is_elsewhere(local_path(folder)): return _find_words(local_path(folder))
     elsewhere = find_corpus(folder)
@@ -740,7 +741,7 @@ def fingerprint(
     lines = [f'{word}/{name}\t{size}\t{changed}\n' for (folder, word), names in here.items()
              for name, (size, changed) in zip(names, _file_states(folder, names))]
     if len(here) < len(folders):
-        from kwspot.storage import file_states
+        from kwspot.elsewhere import file_states
         far = [(f'{folder}/{name}', f'{word}/{name}') for (folder, word), names in folders.items()
                if (folder, word) not in here for name in names]
         states = file_states([path for path, _ in far], fresh=True)

@@ -23,7 +23,8 @@ from .cluster import each_part
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint
 from .corpus import _not_shared, is_elsewhere, read_clip, read_header, track
 from .exploration import log_specgram
-from .storage import exists, fetched, file_states, is_url, join, member_places
+from .elsewhere import fetched, file_states, member_places
+from .storage import exists, is_url, join
 from .synth import KEYWORDS
 
 # %% ../nbs/30_preprocessing.ipynb #08a66f85

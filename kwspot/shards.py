@@ -22,7 +22,8 @@ from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning, _not_shared, fingerprint
 from .preprocessing import (_BUFFER, Packed, _check_seen, _mended, _names, _npy_header, _Open,
                                   _parted, _states, _write_noise, read_rows)
-from .storage import about_file, claim, exists, fetched, is_url, join, list_folder, open_bytes
+from .elsewhere import fetched
+from .storage import about_file, claim, exists, is_url, join, list_folder, open_bytes
 from .storage import remove, write_atomically, writing
 
 # %% ../nbs/34_shards.ipynb #3c75b497

@@ -95,11 +95,11 @@ def test_a_second_run_into_one_bucket_is_told_of_the_first(table, bucket):
 
 
 def test_a_corpus_in_a_store_is_listed_once_however_many_shards(table, alone, tmp_path, monkeypatch):
-    from kwspot import storage
+    from kwspot import elsewhere
     system = pytest.importorskip('fsspec').filesystem('memory')
     few = table.groupby('word').head(2)
     for clip in few.itertuples(): system.pipe_file(f'/listed/{clip.word}/{os.path.basename(clip.path)}', open(clip.path, 'rb').read())
-    far, listed, list_all = index('memory://listed'), [], storage.list_all
-    monkeypatch.setattr(storage, 'list_all', lambda url: listed.append(url) or list_all(url))
+    far, listed, list_all = index('memory://listed'), [], elsewhere.list_all
+    monkeypatch.setattr(elsewhere, 'list_all', lambda url: listed.append(url) or list_all(url))
     shards = pack_shards(far, tmp_path/'shards', clips_per_shard=4, n_workers=1)
     assert len(shards.audio.starts) > 8 and listed == ['memory://listed']

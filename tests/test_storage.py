@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kwspot import anomaly, corpus, preprocessing, storage
+from kwspot import anomaly, archives, corpus, preprocessing, storage, tables
 from kwspot.synth import KEYWORDS, example_corpus
 
 SLOW_DOWN = b'<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
@@ -168,7 +168,7 @@ def test_a_store_gives_the_rows_and_bytes_of_the_folder(kind, stored, wanted, tm
 @pytest.mark.parametrize('fault', ['busy', 'drop'])
 @pytest.mark.parametrize('kind', ['s3', 's3 tar'])
 def test_a_store_that_is_busy_or_drops_connections_gives_them_too(fault, kind, stored, server, wanted, tmp_path):
-    storage._archives.clear()
+    archives._archives.clear()
     setattr(server, fault, 3)
     asked = server.n_asked
     assert_same(everything(stored[kind], tmp_path/'pack'), wanted)
@@ -245,17 +245,17 @@ def test_of_two_writers_one_is_told_and_nothing_is_lost(place, server, tmp_path)
 
 def test_a_table_is_whole_or_as_it_was(server, places):
     index = corpus.index(places['folder'])
-    storage.write_table(index, 's3://bucket/table', rows_per_part=20)
-    assert storage.read_table('s3://bucket/table').attrs['folder'] == str(places['folder'])
-    pd.testing.assert_frame_equal(storage.read_table('s3://bucket/table'), index)
+    tables.write_table(index, 's3://bucket/table', rows_per_part=20)
+    assert tables.read_table('s3://bucket/table').attrs['folder'] == str(places['folder'])
+    pd.testing.assert_frame_equal(tables.read_table('s3://bucket/table'), index)
     def stopped():
         yield index[:30]
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): storage.write_table(stopped(), 's3://bucket/table', rows_per_part=20)
-    pd.testing.assert_frame_equal(storage.read_table('s3://bucket/table'), index)
+    with pytest.raises(KeyboardInterrupt): tables.write_table(stopped(), 's3://bucket/table', rows_per_part=20)
+    pd.testing.assert_frame_equal(tables.read_table('s3://bucket/table'), index)
     server.busy = 3
-    storage.write_table(index[:50], 's3://bucket/table', rows_per_part=20)
-    pd.testing.assert_frame_equal(storage.read_table('s3://bucket/table'), index[:50])
+    tables.write_table(index[:50], 's3://bucket/table', rows_per_part=20)
+    pd.testing.assert_frame_equal(tables.read_table('s3://bucket/table'), index[:50])
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -319,6 +319,6 @@ def test_the_command_takes_archives_and_urls(places, stored, server, monkeypatch
         assert status == 0, wrong
         found = json.loads(told)
         assert (found['folder'], found['n_clips']) == (str(where), int((index['word'] != corpus.NOISE).sum()))
-        assert storage.read_table(out)['speaker'].tolist() == index['speaker'].tolist()
+        assert tables.read_table(out)['speaker'].tolist() == index['speaker'].tolist()
     status, told, wrong = command('audit', 's3://private/corpus')
     assert (status, told) == (1, '') and 'no permission' in wrong and len(wrong.splitlines()) == 1
