@@ -79,6 +79,18 @@ def test_pictures_have_alternative_texts(staged):
     assert not missing, missing
 
 
+def draws(cell: dict) -> bool:
+    "Whether the stored outputs of a cell hold a picture or a Plotly figure."
+    kinds = {kind for output in cell.get('outputs', []) for kind in output.get('data', {})}
+    return any(kind.startswith('image/') or 'plotly' in kind for kind in kinds)
+
+
+def test_figures_have_alternative_texts():
+    missing = [f"{path.name}: {''.join(cell['source'])[:80]}" for path, cell in cells(root / 'nbs')
+               if draws(cell) and not re.search(r'^#\| fig-alt: "[^"]{10,}"$', ''.join(cell['source']), re.M)]
+    assert not missing, missing
+
+
 def test_pages_hold_no_leftovers():
     found = []
     for path, cell in cells(root / 'nbs'):
