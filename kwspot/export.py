@@ -6,14 +6,14 @@
 __all__ = ['FORMATS', 'FACTS', 'C_HEADER', 'C_ARRAY', 'WRITERS', 'RUNNERS', 'TOLERANCE', 'AGREEMENT', 'ExportError',
            'facts_as_files', 'attach_facts', 'check_facts', 'attached_facts', 'seal', 'unsealed', 'quiet', 'Source',
            'save_model', 'litert_converter', 'write_keras', 'write_savedmodel', 'write_sealed', 'write_litert',
-           'operations', 'frontend_outputs', 'relu_pairs', 'equalised', 'quantised', 'write_litert_int8', 'write_onnx',
-           'c_text', 'write_c', 'write_litert_stream', 'as_waveforms', 'Exported', 'litert_function', 'run_litert',
-           'c_facts', 'run_c', 'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel',
-           'model_mark', 'export_of', 'find_exported', 'stored_temperature', 'load_exported', 'temperature_of',
-           'at_temperature', 'sixteen_bits', 'light_clip', 'loudest_part', 'read_recording', 'about_recording',
-           'proof_corpus', 'training_clips', 'odd_clips', 'compare', 'latency', 'processor', 'objection', 'Proof',
-           'make_proof', 'judge', 'step_figures', 'new_place', 'write_proved', 'about_proof', 'record', 'calibrated',
-           'export', 'bars', 'plot_exports']
+           'operations', 'frontend_outputs', 'relu_pairs', 'equalised', 'without_ranges', 'check_spared', 'quantised',
+           'write_litert_int8', 'write_onnx', 'c_text', 'write_c', 'write_litert_stream', 'as_waveforms', 'Exported',
+           'litert_function', 'run_litert', 'c_facts', 'run_c', 'onnx_facts', 'run_onnx', 'run_keras',
+           'savedmodel_facts', 'run_savedmodel', 'model_mark', 'export_of', 'find_exported', 'stored_temperature',
+           'load_exported', 'temperature_of', 'at_temperature', 'sixteen_bits', 'light_clip', 'loudest_part',
+           'read_recording', 'about_recording', 'proof_corpus', 'training_clips', 'odd_clips', 'compare', 'latency',
+           'processor', 'objection', 'Proof', 'make_proof', 'judge', 'step_figures', 'new_place', 'write_proved',
+           'about_proof', 'record', 'calibrated', 'export', 'bars', 'plot_exports']
 
 # %% ../nbs/71_export.ipynb #fb29b3db
 import contextlib
@@ -272,12 +272,37 @@ def equalised(
     return twin
 
 # %% ../nbs/71_export.ipynb #b09e5881
+def without_ranges(
+    calibrated: bytes,     # a LiteRT model that knows for each tensor which values occur
+    spared: Sequence[str], # names of tensors
+) -> bytes:
+    "The model without that knowledge of some tensors and of its inputs: what has no range stays in float32."
+    from tensorflow.lite.tools import flatbuffer_utils
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(calibrated))
+    for graph in model.subgraphs:
+        inputs = {graph.tensors[number].name for number in graph.inputs}
+        for tensor in graph.tensors:
+            if tensor.name in inputs or tensor.name.decode() in spared: tensor.quantization = None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def check_spared(
+    content: bytes,        # a LiteRT model in 8 bits
+    spared: Sequence[str], # names of the frontend's tensors; the last are the features, which the network quantises
+) -> None:
+    "`ExportError` if a step of the frontend, or what it hears, is in 8 bits after all."
+    names = [name for _, outputs in operations(content) for name in outputs]
+    before = names[:max((at for at, name in enumerate(names) if name in spared), default=0)]
+    if not set(spared[:-1]) <= set(names) or any('quantize' in name for name in before):
+        raise ExportError('litert-int8: the converter put the frontend into 8 bits, which it cannot bear; use litert')
+
+
 def quantised(
     converter: Any,  # tf.lite.TFLiteConverter
     clips: np.ndarray,  # (n, n_samples) int16: what occurs
-    spared: Sequence[str], # names of outputs that stay in float32
+    spared: Sequence[str], # names of the frontend's tensors, in order, which stay in float32
 ) -> bytes:
-    "The model with everything else in 8 bits."
+    "The model with everything else in 8 bits. `ExportError` if the converter will not have it so."
     import tensorflow as tf
     def examples():
         for clip in as_waveforms(clips): yield [clip[None]]
@@ -287,7 +312,10 @@ def quantised(
     with quiet():
         debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples,
                                                              debug_options=options)
-        return debugger.get_nondebug_quantized_model()
+        if spared: debugger.calibrated_model = without_ranges(debugger.calibrated_model, spared[:-1])
+        content = debugger.get_nondebug_quantized_model()
+    if spared: check_spared(content, spared)
+    return content
 
 
 def write_litert_int8(
@@ -296,6 +324,7 @@ def write_litert_int8(
 ) -> None:
     "The model for LiteRT, the network in 8-bit integers behind a frontend in float32."
     write_sealed(source.litert_int8, source, file)
+
 
 # %% ../nbs/71_export.ipynb #20b2340c
 def write_onnx(

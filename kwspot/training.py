@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MODERN', 'RECIPES', 'RUN_FORMAT', 'TrainingError', 'TrainingWarning', 'Recipe', 'check_recipe', 'choose_recipe',
-           'teacher_recipe', 'learning_rate', 'endless_shuffle', 'plan_epoch', 'pack_place', 'packed_corpus', 'Lesson',
-           'make_lesson', 'check_lesson', 'read_batch', 'batch_places', 'epoch_batches', 'training_noise',
-           'input_pipeline', 'plainly', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser', 'without_frontend',
-           'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
-           'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
-           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder',
-           'only_run', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead', 'teach',
-           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
+           'with_able_teachers', 'teacher_recipe', 'learning_rate', 'endless_shuffle', 'plan_epoch', 'pack_place',
+           'packed_corpus', 'Lesson', 'make_lesson', 'check_lesson', 'read_batch', 'batch_places', 'epoch_batches',
+           'training_noise', 'input_pipeline', 'plainly', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser',
+           'without_frontend', 'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard',
+           'ask_teachers', 'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate',
+           'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing',
+           'open_folder', 'only_run', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead',
+           'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
            'describe', 'finished', 'settings_of', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on',
            'wherever', 'train_sweep', 'train_seeds', 'spread', 'speaker_folds']
 
@@ -144,7 +144,7 @@ RECIPES = {
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
     'quick': Recipe('quick', model='kwspot-s', epochs=60, **MODERN),
     'best': Recipe('best', model='kwspot-l', epochs=90, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
-                   teacher={'epochs': 70, 'label_smoothing': 0.1}),
+                   teacher={'model': 'kwspot-l', 'epochs': 70, 'label_smoothing': 0.1}),
     'stream': Recipe('stream', model='kwspot-s', epochs=54, network={'causal': True},
                      **{**MODERN, 'learning_rate': 3e-3, 'warm_up': 0.2, 'label_smoothing': 0.05, 'augment': {
                          'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment'],
@@ -162,7 +162,18 @@ def choose_recipe(
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise TrainingError(f'there is no recipe {recipe!r}; available: {", ".join(RECIPES)}')
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    return dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+    chosen = dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+    return with_able_teachers(chosen) if changes.get('model') else chosen
+
+
+def with_able_teachers(
+    recipe: Recipe,  # whose architecture was changed
+) -> Recipe:
+    "The recipe; teachers that would hear other features than their pupil are of the pupil's own architecture instead."
+    teacher = dict(recipe.teacher)
+    frontends = [modelling.architecture(name).frontend for name in (recipe.model, teacher.get('model', recipe.model))]
+    if frontends[0] != frontends[1]: del teacher['model']
+    return dataclasses.replace(recipe, teacher=teacher)
 
 
 def teacher_recipe(
