@@ -379,16 +379,19 @@ def picture(
     table = layers(model)
     table = table[table['kind'].str.contains(kinds, regex=True)]
     boxes = [(key, len(list(rows))) for key, rows in groupby(zip(table['kind'], table['output_shape']))]
-    figure, axes = plt.subplots(figsize=(width, 0.33 * width), dpi=80)
-    left = 0.0
+    figure, axes = plt.subplots(dpi=80)
+    bins = [shape[0] if len(shape) == 1 else shape[1] if len(shape) > 2 else 1 for (_, shape), _ in boxes]
+    left, low = 0.0, -0.5 - 0.04 * min(max(bins), 100)
     for (kind, shape), n in boxes:
         right = _volume(axes, left, shape)
         label = (f'{n} × ' if n > 1 else '') + f'{kind}  ' + '×'.join(map(str, shape))
-        axes.text((left + right) / 2, -4.4, label, ha='right', va='top', fontsize=8, rotation=35,
+        axes.text((left + right) / 2, low, label, ha='right', va='top', fontsize=8, rotation=35,
                   rotation_mode='anchor')
         left = max(right + 0.9, left + 2.4)
-    axes.set(xlim=(-7, left), ylim=(-11, 6), aspect='equal',
-             title=f'{model.name}: outputs (frames × bins × channels)')
+    unit = min(0.25, (width - 1.5) / left)  # inches; the labels need an inch and a half
+    figure.set_size_inches(1.5 + unit * left, 1.9 + unit * (2.2 - 2 * low))
+    axes.set(xlim=(-1.5 / unit, left), ylim=(low - 1.3 / unit, 2.2 - low), aspect='equal')
+    axes.set_title(f'{model.name}: outputs (frames × bins × channels)', fontsize=10)
     axes.axis('off')
     plt.close(figure)
     return figure

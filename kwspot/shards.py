@@ -181,7 +181,7 @@ class Rows:
     "The audio of all shards as one array of which nothing is in memory: (n_clips, n_samples) int16."
     dtype, ndim = np.dtype('<i2'), 2
 
-    def __init__(self, paths, starts, sums, n_samples):
+    def __init__(self, paths, starts, sums, n_samples): # files; their first rows, and the end; CRC-32 of rows; length
         self.starts, self.sums, self.shape = starts, sums, (int(starts[-1]), n_samples)
         self.files, self.offset = _Files(paths), len(_npy_header((0, n_samples)))
         self.spare, self.gap = np.empty(n_samples, '<i2'), _FAR_GAP if self.files.far() else _GAP
@@ -466,7 +466,12 @@ def _loads(rows, window):
 
 class Ahead:
     "Reads rows in an order that is known beforehand; memory: about a window of clips."
-    def __init__(self, audio, rows, window, n_ahead=2):
+    def __init__(self,
+        audio, # of `Shards`: (n_clips, n_samples) int16
+        rows, # (n,) int, in the order in which they will be asked for
+        window, # clips among which the order is mixed, see `window_order`
+        n_ahead=2, # blocks that are read before they are asked for
+    ):
         self.audio, self.rows, self.place, self.n_ahead = audio, np.asarray(rows, np.int64), 0, n_ahead
         self.loads, self.pending, self.ready, self.free = _loads(self.rows, window), deque(), {}, []
         self.helper = ThreadPoolExecutor(1)

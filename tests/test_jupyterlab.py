@@ -23,13 +23,18 @@ import pytest
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(path.stem for path in (root / 'nbs').glob('*.ipynb'))
 playwright = pytest.importorskip('playwright.sync_api', reason='the browser test needs playwright: pip install ".[dev]"')
-token, at_once, patience = 'kwspot', 2, 240  # of the server; notebooks open at the same time; seconds for one of them
+token, at_once, patience = 'kwspot', 3, 240  # of the server; notebooks open at the same time; seconds without any progress
 slow = bool(os.environ.get('KWSPOT_LAB_SLOW'))
 flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
          '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--disable-background-timer-throttling',
          '--disable-renderer-backgrounding', '--disable-backgrounding-occluded-windows',
          '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream']
 
+still_script = """addEventListener('DOMContentLoaded', () => {
+  const style = document.createElement('style');
+  style.textContent = '*, ::before, ::after {animation: none !important; transition: none !important}';
+  document.head.append(style);
+})"""  # drawing without a graphics card costs as much as the notebooks
 restored_script = """() => {
   if (window.jupyterapp?.restored && window.restored === undefined) {
     window.restored = false;
@@ -57,6 +62,10 @@ start_script = """(slow) => {
   notebook.activeCellIndex = window.wanted[0];
   for (const i of window.wanted) notebook.select(notebook.widgets[i]);
   jupyterapp.commands.execute('notebook:run-cell').finally(() => { window.finished = true; });
+}"""
+ended_script = """() => {
+  const widgets = jupyterapp.shell.currentWidget.content.widgets;
+  return window.wanted.filter(i => widgets[i].model.executionCount !== null).length;
 }"""
 done_script = "() => window.finished && jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
 settled_script = """() => {
@@ -160,10 +169,11 @@ def lab(browser, kernels, tmp_path_factory) -> Iterator[str]:
     server.wait(20)
 
 
-def until(page, script: str, argument=None, *, seconds: float = patience, what: str = '') -> Iterator[None]:
-    "Yield until a script says true."
-    end = time.monotonic() + seconds
+def until(page, script: str, argument=None, *, seconds: float = patience, what: str = '', progress: str = 'null') -> Iterator[None]:
+    "Yield until a script says true, at most so many seconds after what another script says has last changed."
+    end, before = time.monotonic() + seconds, None
     while not page.evaluate(script, argument):
+        if (now := page.evaluate(progress)) != before: end, before = time.monotonic() + seconds, now
         if time.monotonic() > end: raise TimeoutError(what or script)
         yield
 
@@ -232,7 +242,7 @@ def visit(page, name: str) -> Iterator[None]:
     yield from until(page, ready_script, f'nbs/{name}.ipynb', what='the notebook does not open')
     times.append(time.monotonic())
     page.evaluate(start_script, slow)
-    yield from until(page, done_script, what='the cells do not end')
+    yield from until(page, done_script, what='the cells do not end', progress=ended_script)
     times.append(time.monotonic())
     with contextlib.suppress(TimeoutError): yield from until(page, settled_script, seconds=10)
     cells = page.evaluate(look_script)
@@ -266,6 +276,7 @@ class Tour:
     def new_page(self):
         "A page with an empty JupyterLab, and the list of what goes wrong in it."
         page, trouble = self.browser.new_page(viewport={'width': 1280, 'height': 1000}), []
+        page.add_init_script(still_script)
         page.on('requestfailed', lambda request: trouble.append(f'failed request {request.url}'))
         page.on('response', lambda answer: trouble.append(f'answer {answer.status} {answer.url}') if answer.status >= 400 else None)
         page.on('pageerror', lambda error: trouble.append(f'page error {error}'))

@@ -39,6 +39,18 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert {f'kwspot/{path.name}' for path in modules} <= set(names)
 
 
+def lacking(function: ast.FunctionDef, lines: list[str]):
+    "(parameter, what it lacks) of a function: a comment beside it, a type."
+    named = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    named = [argument for argument in named if argument.arg != 'self']
+    every = named + [argument for argument in (function.args.vararg, function.args.kwarg) if argument]
+    for argument in every:
+        following = [other.lineno - 1 for other in every if other.lineno > argument.lineno]
+        text = '\n'.join(lines[argument.lineno - 1:min([function.body[0].lineno - 1, *following])])
+        if '#' not in text: yield argument.arg, 'no comment'
+        if argument.annotation is None and argument in named: yield argument.arg, 'no type'
+
+
 @pytest.mark.parametrize('path', modules, ids=lambda path: path.stem)
 def test_public_functions_are_documented(path):
     lines = path.read_text(encoding='utf-8').splitlines()
@@ -48,14 +60,11 @@ def test_public_functions_are_documented(path):
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name not in public: continue
         if not ast.get_docstring(node): missing.append(f'{node.name}: no docstring')
-        if isinstance(node, ast.ClassDef): continue
-        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
-        body_line = node.body[0].lineno
-        for argument in arguments:
-            following = [other.lineno for other in arguments if other.lineno > argument.lineno]
-            text = '\n'.join(lines[argument.lineno - 1:min([body_line - 1, *(line - 1 for line in following)])])
-            if '#' not in text: missing.append(f'{node.name}({argument.arg}): no comment')
-            if argument.annotation is None: missing.append(f'{node.name}({argument.arg}): no type')
+        if isinstance(node, ast.FunctionDef):
+            missing += [f'{node.name}({argument}): {what}' for argument, what in lacking(node, lines)]
+            continue
+        for made in (part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == '__init__'):
+            missing += [f'{node.name}({argument}): {what}' for argument, what in lacking(made, lines) if what == 'no comment']
     assert not missing, missing
 
 

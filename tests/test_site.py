@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
+local_path = re.compile(r'/(home|root|Users|tmp)/|(?<![\w.:/~-])/(work|var|private|opt|mnt|media|srv|content)/|[A-Z]:\\\\+Users')
 stage_script = "from nbdev.serve import proc_nbs\nif __name__ == '__main__': print(proc_nbs(force=True))\n"
 
 
@@ -102,8 +103,14 @@ def test_pages_hold_no_leftovers():
         if output['output_type'] == 'error': found.append(f'{path.name}: an error')
         if output.get('name') == 'stderr': found.append(f'{path.name}: {"".join(output["text"])[:100]}')
         shown = re.sub(r'base64,[\w+/=]+', '', text)
-        if re.search(r'(/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\Users)', shown): found.append(f'{path.name}: a path of one machine')
+        if re.search(r'\w+Warning: ', shown): found.append(f'{path.name}: a warning')
+        if local_path.search(shown): found.append(f'{path.name}: a path of one machine')
     assert not found, found
+
+
+@pytest.mark.parametrize('text', ['/home/ann/kwspot', '"/tmp/tmp1/x.wav"', "PosixPath('/work/clone')", 'in /var/folders/x', 'C:\\\\Users\\\\ann'])
+def test_a_path_of_one_machine_is_noticed(text):
+    assert local_path.search(text) and not local_path.search('s3://bucket/a.tar::/yes/a.wav, ../shared/data, https://site/work/')
 
 
 def links(path: Path) -> set[str]:
@@ -136,7 +143,7 @@ def test_stored_outputs_need_no_kernel_and_are_small():
 
 def test_result_files_hold_no_path_of_one_machine():
     for path in (root / 'nbs' / 'results').glob('*.json'):
-        assert not re.search(r'(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\)', path.read_text(encoding='utf-8')), path.name
+        assert not local_path.search(path.read_text(encoding='utf-8')), path.name
 
 
 def test_every_result_file_is_on_the_page_of_results():
