@@ -9,7 +9,7 @@ __all__ = ['Member', 'Step', 'EndsEarly', 'walk_tar', 'unpack', 'walk_zip']
 import io, os, re, stat, struct, threading, weakref, zlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from .storage import StorageError, about_file, read_ranges
 from .storage import _READ_ONLY, _persist, _system
 
@@ -224,7 +224,7 @@ def _tar_entries(source):
         pax, long_name = {}, None
 
 def walk_tar(
-    source, # of bytes: `read_at(offset, n)` and `n_bytes`
+    source:Any, # of bytes: `read_at(offset, n)` and `n_bytes`
 )->Iterator[Step]:
     "The files of a tar, in order. `EndsEarly` where it is cut short or damaged."
     for name, kind, begin, n_bytes, first in _tar_entries(source):
@@ -285,7 +285,7 @@ def _zip_step(source, entry, name):
                              entry.compress_type), first)
 
 def walk_zip(
-    source, # of bytes, as for `walk_tar`
+    source:Any, # of bytes, as for `walk_tar`
 )->Iterator[Step]:
     "The files of a zip, in the order in which they lie. `EndsEarly` where it has no table of contents."
     import zipfile
