@@ -35,7 +35,7 @@ def split_by_speaker(
     speakers: Sequence[str],  # of each clip
     *,
     test_share: float = 0.25, # of the clips, about
-    seed: int = 2017,
+    seed: int = 2017,         # of the draw
 ) -> tuple[np.ndarray, np.ndarray]: # clips for training, clips for testing, in random order
     "Speakers drawn one after the other for testing, with all their clips, until there are enough."
     who, random = np.asarray(speakers), np.random.RandomState(seed)

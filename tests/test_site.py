@@ -1,5 +1,6 @@
 """The documentation site as nbdev stages it: complete, no broken internal link, nothing on a page that a reader should not see."""
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -90,6 +91,28 @@ def test_figures_have_alternative_texts():
     missing = [f"{path.name}: {''.join(cell['source'])[:80]}" for path, cell in cells(root / 'nbs')
                if draws(cell) and not re.search(r'^#\| fig-alt: "[^"]{10,}"$', ''.join(cell['source']), re.M)]
     assert not missing, missing
+
+
+def test_plotly_figures_get_an_html_form_with_their_words():
+    spec = importlib.util.spec_from_file_location('plotly_html', root / '.ci' / 'plotly_html.py')
+    filtering = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(filtering)
+    drawn = 0
+    for path in sorted((root / 'nbs').glob('*.ipynb')):
+        page = filtering.with_html(json.loads(path.read_text(encoding='utf-8')))
+        data = [output.get('data', {}) for cell in page['cells'] for output in cell.get('outputs', [])]
+        assert not [kind for kinds in data for kind in kinds if 'plotly' in kind], path.name
+        figures = [kinds['text/html'] for kinds in data if 'Plotly.newPlot' in kinds.get('text/html', '')]
+        assert sum('src="plotly.min.js"' in figure for figure in figures) == bool(figures), path.name
+        assert not [figure for figure in figures if 'aria-label="a figure"' in figure], path.name
+        drawn += len(figures)
+    assert drawn > 5
+
+
+def test_stored_outputs_ask_no_other_server():
+    asking = [path.name for path, output in outputs(root / 'nbs') for kind, content in output.get('data', {}).items()
+              if kind == 'text/html' and re.search(r'(src|href)=\\?["\'](https?:)?//', ''.join(content))]
+    assert not asking, asking
 
 
 def test_pages_hold_no_leftovers():
