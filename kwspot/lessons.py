@@ -231,7 +231,7 @@ def epoch_batches(
                classes[batch].astype(np.int32))
 
 def training_noise(
-    packed: preprocessing.Packed,
+    packed: preprocessing.Packed, # with noise recordings or without
 ) -> np.ndarray: # (n,) int16
     "The background recordings of the training split, end to end."
     parts = [packed.noise[start:start + n] for start, n, split in

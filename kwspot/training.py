@@ -72,7 +72,7 @@ class Learner:
 
 # %% ../nbs/50_training.ipynb #05793dc3
 def mixed_policy(
-    recipe: Recipe,
+    recipe: Recipe, # its `mixed_precision`: 'auto' or 'off'
 ) -> str: # name of a Keras dtype policy
     "bfloat16 with float32 weights where the recipe allows it and a GPU computes with it; else float32."
     gpus = tf.config.list_physical_devices('GPU') if recipe.mixed_precision == 'auto' else []
@@ -604,7 +604,7 @@ def teach(
 # %% ../nbs/50_training.ipynb #a1188243
 def best_epoch(
     history: Sequence[Mapping], # a line an epoch
-    recipe: Recipe,
+    recipe: Recipe, # its `keep` and `balance` decide
 ) -> int: # counted from 1; 0 before the first
     "The epoch whose weights are kept: of the best validation score, then the lowest loss; or the last."
     if recipe.keep == 'last' or not history: return len(history)
@@ -722,7 +722,7 @@ def finish(
 # %% ../nbs/50_training.ipynb #ff4a6b6b
 def describe(
     lesson: Lesson,  # what is to be learnt
-    recipe: Recipe,
+    recipe: Recipe,  # how
     **settings,   # task, seed, ...
 ) -> dict:
     "`run.json` at the beginning of a run."
@@ -749,7 +749,7 @@ def settings_of(
     *,
     decisions: str | Path | pd.DataFrame | None,  # see `train`
     shuffle_window: int | None,  # clips
-    devices: int,
+    devices: int,  # among which a batch is dealt
     **others,  # of any value
 ) -> dict:
     "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."

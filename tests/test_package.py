@@ -1,5 +1,6 @@
 """The package outside its notebooks: light to import, whole in a wheel, and documented."""
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -46,7 +47,8 @@ def lacking(function: ast.FunctionDef, lines: list[str]):
     every = named + [argument for argument in (function.args.vararg, function.args.kwarg) if argument]
     for argument in every:
         following = [other.lineno - 1 for other in every if other.lineno > argument.lineno]
-        text = '\n'.join(lines[argument.lineno - 1:min([function.body[0].lineno - 1, *following])])
+        its_own = lines[argument.lineno - 1:min([function.body[0].lineno - 1, *following])]
+        text = '\n'.join(itertools.takewhile(lambda line: not line.lstrip().startswith(')'), its_own))  # what follows is of the result
         if '#' not in text: yield argument.arg, 'no comment'
         if argument.annotation is None and argument in named: yield argument.arg, 'no type'
 
