@@ -6,12 +6,12 @@
 __all__ = ['ClusterError', 'n_cores', 'connect', 'asked_cluster', 'each_part']
 
 # %% ../nbs/03_cluster.ipynb #2d4cc9db
-import asyncio, logging, os, pickle, sys, threading, time, warnings
+import asyncio, ctypes, logging, os, pickle, sys, threading, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from .corpus import CorpusError, track
 
@@ -143,8 +143,15 @@ def _check_named(function):
 # %% ../nbs/03_cluster.ipynb #868798be
 _thread = threading.local()
 
+@cache
+def _keep_freed():
+    "Let this process keep some memory that was freed, where the C library can be told."
+    with suppress(AttributeError, OSError): # glibc's, by M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+        for parameter, n_bytes in ((-1, 32 << 20), (-3, 4 << 20)): ctypes.CDLL(None).mallopt(parameter, n_bytes)
+
 def _as_part(function, part):
     "`function(part)` on a worker."
+    _keep_freed()
     _thread.busy = True
     try: return function(part)
     finally: _thread.busy = False
