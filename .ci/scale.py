@@ -33,7 +33,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -102,8 +102,9 @@ def give_back(work, keep_bytes, done):
         with open(path, 'r+b') as file:
             if fallocate(file.fileno(), 3, start, length): raise OSError(ctypes.get_errno(), 'fallocate', str(path))
         done[path] = start + length
-    for path in work.glob('.pack.packing/audio.npy'): # in order, but for the last few blocks
+    for path in work.glob('.pack.*.packing/audio.npy'): # in order, but for the last few blocks
         begun = done.get(path, 4096)
+        if path.stat().st_blocks * 512 > 3 * keep_bytes + 1e9: raise OSError('holes take no room off', str(path))
         punch(path, begun, (path.stat().st_blocks * 512 - keep_bytes) // 4096 * 4096)
     for table in work.glob('shards/shard-*.parquet'): # a shard that is finished
         path = table.with_suffix('.npy')
@@ -129,9 +130,14 @@ def stages(options):
         for name in ('pack', 'few', 'shards'): shutil.rmtree(work / name, ignore_errors=True)
         program, done = [sys.executable, __file__, 'stage', stage, str(folder), str(work), str(options.n_workers)], {}
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as running:
-            while running.poll() is None:
-                time.sleep(0.2)
-                if stage in ('pack', 'shards'): give_back(work, int(options.keep_mb * 1e6), done)
+            try:
+                while running.poll() is None:
+                    time.sleep(0.2)
+                    with suppress(FileNotFoundError): # renamed a moment ago
+                        if stage in ('pack', 'shards'): give_back(work, int(options.keep_mb * 1e6), done)
+            except OSError:
+                running.kill()
+                raise
             found = running.stdout.read().splitlines()
         if running.returncode: sys.exit(f'{stage} of {options.n} clips: failed')
         found = json.loads(found[-1])

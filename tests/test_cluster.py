@@ -7,8 +7,10 @@ import signal
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -112,3 +114,42 @@ def test_command_takes_the_address(client, table, tmp_path, monkeypatch, capsys)
     status, told, wrong = command('--cluster', 'tcp://127.0.0.1:1')
     assert (status, told) == (1, '') and wrong.startswith('kwspot: tcp://127.0.0.1:1: no Dask scheduler') and wrong.count('\n') == 1
     assert not os.environ.get('KWSPOT_CLUSTER')
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    "Three words, packed."
+    whole = corpus.index(example_corpus())
+    few = whole[whole['word'].isin(['no', 'up', 'yes', corpus.NOISE])].reset_index(drop=True)
+    return preprocessing.pack(few, tmp_path_factory.mktemp('small') / 'pack', n_workers=1)
+
+
+def same_judgement(one, other):
+    "The same but for what another number of threads changes in sums."
+    fields = ('rows', 'probabilities', 'embeddings', 'groups')
+    pairs = [(getattr(one, name), getattr(other, name)) for name in fields]
+    return one.labels == other.labels and all(np.allclose(here, there, rtol=1e-3, atol=1e-4) for here, there in pairs)
+
+
+def test_folds_of_labels_are_the_same(client, small, tmp_path, monkeypatch):
+    from kwspot import labels, training
+    assert same_judgement(labels.judge_with_ridge(small, n_folds=2, cluster=client), labels.judge_with_ridge(small, n_folds=2))
+    monkeypatch.setattr(labels, 'LABEL_RECIPE', training.Recipe('plain'))
+    judge = partial(labels.judge_with_networks, small, model='tc-resnet-8', n_folds=2, epochs=1, folder=tmp_path, progress=False)
+    there = judge(cluster=client)
+    runs = {path: path.stat().st_mtime_ns for path in tmp_path.glob('*/fold-*/model.keras')}
+    assert same_judgement(judge(), there) # by the runs that the workers left
+    assert len(runs) == 2 and all(path.stat().st_mtime_ns == before for path, before in runs.items())
+
+
+def test_seeds_and_evaluation_are_the_same(client, small, tmp_path):
+    from kwspot import evaluation, training
+    how = {'recipe': training.Recipe('plain', model='tc-resnet-8', epochs=1), 'progress': False}
+    there = training.train_seeds(small, tmp_path / 'there', seeds=(0, 1), cluster=client, **how)
+    here = training.train(small, tmp_path / 'here', seed=1, **how)
+    loss, other = here.info['metrics']['valid_loss'], there['valid_loss'].loc[0]
+    assert abs(there['valid_loss'].loc[1] - loss) < 0.1 * abs(other - loss), (there, loss)
+    _, alone = evaluation.predictions(here, small.clips, split='all')
+    for clips in (small, small.clips): # blocks of a pack, and of recordings
+        heard, shared = evaluation.predictions(here, clips, split='all', cluster=client)
+        assert heard['path'].tolist() == small.clips['path'].tolist() and np.allclose(shared, alone, atol=1e-4)
