@@ -173,22 +173,23 @@ def _gone(address):
     return ClusterError(f'{address}: the scheduler went away in the middle of the work; nothing unfinished is '
                         'kept: run the same again when it is back')
 
+def _given_up(error, address):
+    n_dead, last = error.allowed_failures + 1, error.last_worker.address
+    return ClusterError(f'{address}: a part of the work was given up after {n_dead} workers died of it, the last '
+                        f'{last}; give the workers more memory, or look into their logs')
+
 def _answer(future, client, address):
     "The result of a part; `ClusterError` where there will be none."
     distributed, lonely = _dask(), 0.0
+    passing = (distributed.TimeoutError, TimeoutError, distributed.CancelledError, distributed.comm.CommClosedError)
     while True:
         try:
             with client.as_current(): distributed.wait(future, timeout=_PATIENCE)
             return future.result(timeout=_LONELY) # however long it is under way
-        except BaseException as reason:
-            error: Any = reason
-            if future.status == 'error' and not isinstance(error, distributed.KilledWorker): raise
-            if future.status == 'error':
-                n_dead, last = error.allowed_failures + 1, error.last_worker.address
-                raise ClusterError(f'{address}: a part of the work was given up after {n_dead} workers died of it, '
-                                   f'the last {last}; give the workers more memory, or look into '
-                                   'their logs') from None
-            if not isinstance(error, (distributed.TimeoutError, TimeoutError, distributed.CancelledError)): raise
+        except distributed.KilledWorker as error: raise _given_up(error, address) from None
+        except passing as error:
+            if future.status == 'error': raise # of the part itself
+            if isinstance(error, distributed.comm.CommClosedError): time.sleep(0.2) # until the client has noticed
             if future.status == 'cancelled' or client.status != 'running': # 'lost': is done again
                 raise _gone(address) from None
             lonely = 0.0 if _n_threads(client) else lonely + _PATIENCE

@@ -4,9 +4,13 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -153,3 +157,35 @@ def test_seeds_and_evaluation_are_the_same(client, small, tmp_path):
     for clips in (small, small.clips): # blocks of a pack, and of recordings
         heard, shared = evaluation.predictions(here, clips, split='all', cluster=client)
         assert heard['path'].tolist() == small.clips['path'].tolist() and np.allclose(shared, alone, atol=1e-4)
+
+
+@pytest.fixture
+def processes(tmp_path):
+    "A scheduler and a worker as one starts them by hand: the address, and the scheduler's process."
+    with socket.create_server(('127.0.0.1', 0)) as free: port = free.getsockname()[1]
+    def start(*words): return subprocess.Popen([sys.executable, '-m', 'distributed.cli.' + words[0], *words[1:], '--no-dashboard'],
+                                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    address = f'tcp://127.0.0.1:{port}'
+    both = [start('dask_scheduler', '--host', '127.0.0.1', '--port', str(port)), start('dask_worker', address, '--nthreads', '1', '--no-nanny')]
+    yield address, both[0]
+    for process in both: process.kill()
+    for process in both: process.wait()
+
+
+def test_scheduler_that_is_killed_is_one_line_and_the_pack_stays(processes, table, packed, tmp_path, monkeypatch):
+    address, scheduler = processes
+    preprocessing.pack(table, tmp_path / 'pack', n_workers=1)
+    before = contents(tmp_path / 'pack')
+    monkeypatch.setattr('kwspot.cluster._PATIENCE', 60.) # on a busy machine it takes long to start
+    for _ in range(100):
+        with suppress(ClusterError), connect(address): break
+        time.sleep(0.3)
+    results = each_part(time.sleep, [0.01] * 1000, cluster=address)
+    next(results)
+    scheduler.kill()
+    monkeypatch.setattr('kwspot.cluster._PATIENCE', 1.)
+    with pytest.raises(ClusterError, match='the scheduler went away in the middle of the work') as told: list(results)
+    assert '\n' not in str(told.value)
+    with pytest.raises(ClusterError, match='no Dask scheduler answers there'):
+        preprocessing.pack(table.iloc[::2], tmp_path / 'pack', cluster=address)
+    assert contents(tmp_path / 'pack') == before
