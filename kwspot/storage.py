@@ -52,8 +52,8 @@ def _trouble(error):
     if re.search('NoSuchBucket|bucket does not exist|bucket is not valid', words): return _Trouble('nowhere', words)
     if isinstance(error, FileNotFoundError) or status == 404: return _Trouble('missing', words)
     if isinstance(error, FileExistsError) or status == 412: return _Trouble('exists', words)
-    if isinstance(error, PermissionError) or status in (401, 403) or 'Credentials' in names:
-        return _Trouble('denied', words)
+    denied = isinstance(error, PermissionError) or status in (401, 403) or 'Credentials' in names
+    if denied or words.startswith('Forbidden'): return _Trouble('denied', words) # gcsfs says no more than that
     if status in _BUSY or getattr(error, 'errno', 0) == errno.EBUSY or _BUSY_WORDS.search(words):
         return _Trouble('busy', words)
     if isinstance(error, TimeoutError) or _DROPPED_NAMES.search(names): return _Trouble('dropped', words)
