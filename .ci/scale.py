@@ -173,6 +173,12 @@ def copies(options):
     keep('copies', {str(options.n): found})
 
 
+def clips_of(options):
+    "The index of the corpus that is named, or of N clips that are hard links."
+    from kwspot import corpus
+    return corpus.index(options.corpus or link_corpus(options.folder, options.n))
+
+
 def busy(client):
     "Seconds of the processors that this process and the workers have used."
     return time.process_time() + (sum(client.run(time.process_time).values()) if client else 0)
@@ -202,9 +208,8 @@ def work_on(table, where, client, n_workers):
 def cluster(options):
     "Audit and pack on threads of this process and on Dask workers, in turn."
     from distributed import LocalCluster
-    from kwspot import corpus
     from kwspot.cluster import connect
-    table, where, digests, memory = corpus.index(link_corpus(options.folder, options.n)), options.packs / 'pack', set(), {}
+    table, where, digests, memory = clips_of(options), options.packs / 'pack', set(), {}
     logging.getLogger('distributed').setLevel(logging.CRITICAL)
     for n_workers in options.workers:
         quiet = {'dashboard_address': None, 'silence_logs': logging.CRITICAL}
@@ -220,7 +225,7 @@ def cluster(options):
             memory[f'dask-{n_workers}'] = most_memory(client)
     assert len(digests) == 1, digests
     shutil.rmtree(where)
-    keep('cluster', lambda there: {'n_clips': options.n, 'same_bytes': True, 'peak_mb': {**there.get('peak_mb', {}), **memory}})
+    keep('cluster', lambda there: {'n_clips': len(table), 'same_bytes': True, 'peak_mb': {**there.get('peak_mb', {}), **memory}})
 
 
 def one_more_turn(name, cost, there):
@@ -290,6 +295,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('what', choices=['stages', 'copies', 'cluster', 'kills'])
     parser.add_argument('n', type=int)
+    parser.add_argument('--corpus', type=Path, help='for cluster: this corpus instead of hard links')
     parser.add_argument('--folder', type=Path, default=Path('/dev/shm/kwspot-scale'))
     parser.add_argument('--packs', type=Path, default=Path('/dev/shm/kwspot-scale/work'))
     parser.add_argument('--keep-mb', type=float, default=1500)

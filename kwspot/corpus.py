@@ -676,6 +676,17 @@ def _collect(where, tell, listed, notes, cluster=None):
             if entry.name.lower().endswith(_FOREIGN): notes.add('kind', f'{name}/{entry.name}')
     return rows, told
 
+# %% ../nbs/00_corpus.ipynb #9f083087
+@contextmanager
+def _nothing_to_collect():
+    "No search for objects that only hold each other in the block, which makes none."
+    import gc
+    before = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if before: gc.enable()
+
 # %% ../nbs/00_corpus.ipynb #91264e27
 def _for_all_machines(folder, cluster):
     "The folder as workers can find it, if any are asked for: a relative path leads elsewhere from where they are."
@@ -699,7 +710,7 @@ def index(
     if os.path.basename(where.folder) == 'clips' and not where.above: # as MSWC has it
         above = (*above, os.path.dirname(where.folder))
     listed = _read_listed(above, there and there.listed)
-    rows, told = _collect(where, tell, listed, notes, cluster)
+    with _nothing_to_collect(): rows, told = _collect(where, tell, listed, notes, cluster)
     if all(row.word == NOISE for row in rows): raise _no_words(where.folder, there and there.listed)
     splits = _assign_splits(rows, told, listed, notes)
     _note_leaks(rows, splits, notes)
