@@ -116,7 +116,7 @@ RECIPES = {
                          'masks': {'time_width': 10, 'frequency_width': 8}}}),
 }
 
-# %% ../nbs/48_recipes.ipynb #a7d729e3
+# %% ../nbs/48_recipes.ipynb #d83660d5
 def choose_recipe(
     recipe: str | Recipe,  # a name in `RECIPES`, or a recipe
     **changes,             # fields to change; those that are None stay

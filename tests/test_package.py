@@ -103,6 +103,7 @@ def test_code_cells_fit_a_page(path):
     "JupyterLab cuts what is much longer than 116 characters, and an exported cell of more than 50 lines is more than one idea."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     assert all(''.join(cell['source']).strip() for cell in cells), 'an empty cell'
+    assert len({cell['id'] for cell in cells}) == len(cells), 'two cells of one id'
     exported = [lines for lines in (''.join(cell['source']).splitlines() for cell in cells if cell['cell_type'] == 'code')
                 if '#| export' in lines]
     assert not [line for lines in exported for line in lines if len(line) > 120]
