@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CORPUS_CHECKS', 'FINDINGS', 'clip_names', 'class_balance', 'majority_baseline', 'plot_class_balance',
            'folder_entries', 'length_anomalies', 'plot_length_anomalies', 'CorpusLimits', 'corpus_checks', 'wav_chunks',
-           'Measured', 'measure_file', 'measure_files', 'Limits', 'Finding', 'name_form', 'judge', 'audit',
-           'audit_summary']
+           'Measured', 'measure_file', 'measure_files', 'Limits', 'changed_limits', 'Finding', 'name_form', 'judge',
+           'audit', 'audit_summary']
 
 # %% ../nbs/20_anomaly.ipynb #c98bb24c
 import hashlib
@@ -15,7 +15,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 import numpy as np
@@ -179,10 +179,15 @@ def corpus_checks(
 
 # %% ../nbs/20_anomaly.ipynb #ae378a85
 _NEEDED = ('fmt ', 'fact', 'data')
+_ENDLESS = 0x7FFFF000 # a size from here up was written to a pipe, its length unknown
+
+def _besides(names):
+    "The chunks that hold neither format nor samples."
+    return ' '.join(name for name in names if name not in _NEEDED)
 
 def wav_chunks(
     path:str|os.PathLike, # a WAV file
-)->tuple[str, int]: # names of the chunks besides format and samples, in order; bytes after the declared end
+)->tuple[str, int]: # names of the chunks besides format and samples, in order; bytes that no size accounts for
     "What a WAV file holds besides its samples. ('', 0) for what is no WAV file."
     with io.BytesIO(open_bytes(path)) if is_elsewhere(path) else open(path, 'rb') as file:
         start, size = file.read(12), file.seek(0, os.SEEK_END)
@@ -193,11 +198,13 @@ def wav_chunks(
         while place + 8 <= end and len(names) < 100:
             file.seek(place)
             head = file.read(8)
-            names.append(head[:4].decode('ascii', 'replace'))
+            name = head[:4].decode('latin-1')
+            if 'data' in names and not (name.isascii() and name.isprintable()): # samples, which are no chunk
+                return _besides(names), size - place
+            names.append(name)
             length = int.from_bytes(head[4:], order)
             place += 8 + length + (length & 1)
-    return ' '.join(name for name in names if name not in _NEEDED), max(size - declared,
-                                                                        0) if declared < 0x7FFFF000 else 0
+    return _besides(names), size - declared if declared < _ENDLESS else 0
 
 # %% ../nbs/20_anomaly.ipynb #92be6811
 class Measured(NamedTuple):
@@ -209,7 +216,7 @@ class Measured(NamedTuple):
     bits:int=0 # a sample
     codec:str='' # 'pcm', 'float', 'flac', ...
     chunks:str='' # names of chunks that hold neither format nor samples
-    extra_bytes:int=0 # after the end that the header declares
+    extra_bytes:int=0 # that no size in the header accounts for; negative: missing
     sha1:str='' # of the samples, mixed to one channel, hexadecimal
     measures:Measures=Measures() # of the samples
     print:np.ndarray|None=None # (128,) fingerprint; None where there is nothing to see
@@ -254,9 +261,7 @@ def measure_file(
         facts: dict = dict(file_rate=header.sample_rate, channels=header.channels, bits=header.bits,
                            codec=header.codec)
         if header.n_samples == 0: return Measured(header.problem or 'no samples', **facts)
-        n_bytes = len(open_bytes(path)) if is_elsewhere(path) else os.stat(path).st_size
-        plain = n_bytes == 44 + header.n_samples * header.channels * header.bits // 8
-        if not plain and header.codec != 'flac': facts['chunks'], facts['extra_bytes'] = wav_chunks(path)
+        facts['chunks'], facts['extra_bytes'] = wav_chunks(path)
         try: clip, rate = read_clip_rate(path)
         except ClipError as error: return Measured(str(error).removeprefix(f'{path}: '), **facts)
         return Measured(header.problem, **facts, **_sample_facts(np.ascontiguousarray(clip), rate))
@@ -323,11 +328,12 @@ def measure_files(
 @dataclass(frozen=True)
 class Limits:
     "Where a measured value becomes a finding."
-    extra_bytes:int=0 # most bytes after the end that the header declares
+    extra_bytes:int=0 # most bytes that no size in the header accounts for, or that are missing
     length_tolerance:int=0 # samples by which a clip may be shorter or longer
     quiet_dbfs:float=-55. # smallest root mean square, dB below full scale: near silence
     faint_db:float=-20. # lowest level of speech, against the median of the corpus
     loud_db:float=10. # highest level of speech, against the median of the corpus
+    loud_spread:float=1.5 # and so many times the usual deviation from that median, where levels vary much
     clipped_fraction:float=.0005 # largest share of clipped samples
     clipped_peak_dbfs:float=-30. # quieter clips have flat tops because their steps are coarse
     dc_offset:float=.01 # largest mean, as a fraction of full scale
@@ -335,7 +341,8 @@ class Limits:
     padding_s:float=.02 # longest padding, seconds
     excess_db:float=7.5 # how far speech rises above the noise, at least
     voicing:float=.35 # smallest repetition at the pitch of a voice, 0 to 1
-    snr_db:float=13. # smallest signal-to-noise ratio
+    tone_share:float=.985 # largest share of the loudest sound in two neighbouring bands; more is a beep
+    snr_db:float=14. # smallest signal-to-noise ratio
     edge_level:float=.5 # largest level of the first and last 30 ms, from 0, the noise, to 1, the loudest moment
     off_centre_s:float=.25 # largest distance of the middle of the word from that of the clip, seconds
     n_words:int=1 # most stretches of sound in a clip
@@ -345,6 +352,22 @@ class Limits:
     similarity:float=.9 # cross-correlation from which two recordings are one
     name_share:float=.9 # of the names in one form, from which other forms are odd
     label_doubts:int=1 # most methods that may doubt a label
+
+# %% ../nbs/20_anomaly.ipynb #1fcf4372
+def changed_limits(
+    changes:list[str], # 'name=value', as on the command line
+    *,
+    limits:Limits=Limits(), # what is changed
+)->Limits:
+    "Limits with other values. `CorpusError` for a name that is none, and for a value that is no number."
+    numbers: dict = {}
+    for change in changes:
+        name, _, value = (part.strip() for part in change.partition('='))
+        if name not in Limits.__dataclass_fields__:
+            raise CorpusError(f'no limit is called {name!r}; there are {", ".join(Limits.__dataclass_fields__)}')
+        try: numbers[name] = float(value)
+        except ValueError: raise CorpusError(f'limit {change!r}: write {name}=NUMBER') from None
+    return replace(limits, **numbers)
 
 # %% ../nbs/20_anomaly.ipynb #071349db
 class Finding(NamedTuple):
@@ -359,7 +382,7 @@ FINDINGS = { # in the order in which they are reported
     'unreadable': Finding('file', 'no samples can be read from the file; `problem` says why', 'problem'),
     'truncated': Finding('file', 'the header promises more samples than the file holds', 'problem'),
     'empty': Finding('file', 'the file or its audio has length zero', 'problem'),
-    'size_mismatch': Finding('file', 'there are bytes after the end that the header declares', 'extra_bytes',
+    'size_mismatch': Finding('file', 'the sizes in the header and that of the file disagree', 'extra_bytes',
                              'extra_bytes'),
     'extra_chunks': Finding('file', 'the file holds chunks besides format and samples', 'chunks'),
     'wrong_extension': Finding('file', 'the name says WAV or FLAC and the content is another', 'codec'),
@@ -417,7 +440,7 @@ def _file_findings(table, sample_rate, limits):
     foreign = (problem.str.contains('neither WAV nor FLAC, but', regex=False)
                & suffix.isin(['wav', 'flac'])) | (known & strange)
     return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
-            'size_mismatch': table['extra_bytes'] > limits.extra_bytes,
+            'size_mismatch': (table['extra_bytes'].abs() > limits.extra_bytes) & ~truncated,
             'extra_chunks': table['chunks'] != '', 'wrong_extension': foreign,
             'wrong_rate': known & (rates != sample_rate),
             'wrong_channels': known & (table['channels'] != 1), 'wrong_width': known & (table['bits'] != 16),
@@ -436,12 +459,13 @@ def _level_findings(table, spoken, limits):
     sounds, word = table['constant'] == 0, table['word'] != NOISE
     fine = word & sounds & ~_is_coarse(table, limits)
     audible = table['peak_dbfs'] > limits.clipped_peak_dbfs
+    spread = 1.4826 * table['level_db'][spoken].abs().median() # of a normal distribution: its standard deviation
     clipped = (table['clipped_fraction'] > limits.clipped_fraction) & audible
     return {'short': table['excess_samples'] < -limits.length_tolerance,
             'long': table['excess_samples'] > limits.length_tolerance,
             'silent': ~sounds, 'quiet': sounds & (table['rms_dbfs'] < limits.quiet_dbfs),
             'faint': spoken & (table['level_db'] < limits.faint_db),
-            'loud': spoken & (table['level_db'] > limits.loud_db),
+            'loud': spoken & (table['level_db'] > max(limits.loud_db, limits.loud_spread * spread)),
             'clipped': sounds & clipped, 'offset': sounds & (table['dc_offset'].abs() > limits.dc_offset),
             'dropout': fine & (table['dropout_s'] > limits.dropout_s),
             'padded': fine & (table['padding_s'] > limits.padding_s)}
@@ -530,7 +554,8 @@ def judge(
     table['excess_samples'] = (table['n_read'] - wanted).where((table['n_read'] > 0) & word, 0).astype('int64')
     table['word_offset_s'] = table['word_centre_s'] - table['duration_s'] / 2
     asked = word & (table['constant'] == 0) & table['excess_db'].notna()
-    spoken = asked & (table['excess_db'] >= limits.excess_db) & (table['voicing'] >= limits.voicing)
+    spoken = (asked & (table['excess_db'] >= limits.excess_db) & (table['voicing'] >= limits.voicing)
+              & (table['tone_share'] <= limits.tone_share))
     table['level_db'] = table['speech_dbfs'] - table['speech_dbfs'][spoken].median()
     found = {**_file_findings(table, sample_rate, limits), **_level_findings(table, spoken, limits),
              **_content_findings(table, asked, spoken, limits), **_identity_findings(table, limits)}

@@ -184,6 +184,11 @@ def audit(folder:CorpusFolder, # the corpus
           label_model:Annotated[str, typer.Option('--label-model', metavar='NAME', # judge
                                 help='Who judges them: an architecture, or ridge, '
                                 'a rough judge in seconds.')]='kwspot-s',
+          seconds:Annotated[float | None, typer.Option('--seconds', metavar='S', min=.05, # right length
+                            help='The length that is right; 1 where nothing is said.', show_default=False)]=None,
+          limit:Annotated[list[str] | None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
+                          help='Move a limit, as in --limit snr_db=10; may be repeated; a wrong name lists all.',
+                          show_default=False)]=None,
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           cluster:Cluster=None, # who does the work
           as_json:AsJson=False, # machine-readable output
@@ -197,9 +202,10 @@ def audit(folder:CorpusFolder, # the corpus
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     if out is not None and not is_url(out): check_place(out, folder=out.endswith('/'))
+    limits = anomaly.changed_limits(limit or [])
     index = corpus.index(folder, speaker_pattern=speaker_pattern)
-    table, doubtful = anomaly.audit(index), []
-    if labels: table, doubtful = _judge_labels(table, index, label_model)
+    table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index)), []
+    if labels: table, doubtful = _judge_labels(table, index, label_model, limits)
     summary, checks = anomaly.audit_summary(table), anomaly.corpus_checks(index)
     if out is not None: _write_audit(table, out)
     result = dict(_corpus_facts(folder, index), findings=summary.to_dict('records'),
@@ -207,10 +213,19 @@ def audit(folder:CorpusFolder, # the corpus
                   **(dict(labels=doubtful) if labels else {}))
     _show(json.loads(json.dumps(result, default=_plain)), as_json, _say_audit)
 
+# %% ../nbs/80_cli.ipynb #40ca6b32
+def _in_samples(seconds:float | None, # None: nothing was asked for
+                index,                # of the corpus
+                ) -> int | None: # at the commonest rate
+    "A length in samples."
+    rates = index['sample_rate'][index['sample_rate'] > 0]
+    return None if seconds is None or rates.empty else round(seconds * rates.mode().iloc[0])
+
 # %% ../nbs/80_cli.ipynb #0e519fe1
 def _judge_labels(table,     # the audit
                   index,     # of the corpus
                   model:str, # who judges
+                  limits,    # of the audit
                   ) -> tuple[object, list[dict]]: # the audit with wrong_label found; the 20 most doubtful clips
     "Judge the labels of a corpus."
     from kwspot import labels
@@ -218,7 +233,7 @@ def _judge_labels(table,     # the audit
     issues = labels.find_label_issues(index, model=model)
     worst = issues.head(20)
     shown = worst[['word', 'likely_word', 'label_score', 'doubted_by']].assign(clip=clip_names(worst))
-    return labels.add_labels(table, issues), shown.to_dict('records')
+    return labels.add_labels(table, issues, limits=limits), shown.to_dict('records')
 
 # %% ../nbs/80_cli.ipynb #111b04bf
 def _write_audit(table,   # the audit

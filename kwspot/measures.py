@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['scan_samples', 'longest_dropout', 'Grid', 'frame_grid', 'window_frames', 'sum_bands', 'band_powers', 'kth_smallest',
            'speech_excess', 'active_runs', 'word_runs', 'without_rumble', 'edge_levels', 'slow_down', 'repetition',
-           'voicing', 'steady_tones', 'hum', 'widest_band', 'bandwidth', 'Measures', 'padding', 'summarise', 'describe',
-           'measure_bands', 'measure_clip']
+           'voicing', 'tone_share', 'steady_tones', 'hum', 'widest_band', 'bandwidth', 'Measures', 'padding',
+           'summarise', 'describe', 'measure_bands', 'measure_clip']
 
 # %% ../nbs/12_measures.ipynb #54c3c4b4
 from functools import lru_cache
@@ -206,12 +206,15 @@ def word_runs(
     excess:np.ndarray, # (n_frames,) dB
     shortest:int=10, # frames
     below_peak:float=20., # dB
+    pause:int=26, # frames; what is closer together is one word
 )->np.ndarray: # (n_words, 2)
-    "Those of the runs that can be words: long enough, and not much weaker than the loudest."
+    "Those of the runs that can be words: long enough, not much weaker than the loudest, and apart."
     kept, n, least = np.empty_like(runs), 0, excess.max() - below_peak
     for i in range(len(runs)):
         start, end = runs[i]
-        if end - start >= shortest and excess[start:end].max() >= least:
+        if end - start < shortest or excess[start:end].max() < least: continue
+        if n and start - kept[n - 1, 1] < pause: kept[n - 1, 1] = end
+        else:
             kept[n] = start, end
             n += 1
     return kept[:n]
@@ -314,6 +317,19 @@ def voicing(
     repetition(slow, np.minimum(40 * frames, slow.size - 192), found)
     return float(-kth_smallest(-found, 2))
 
+# %% ../nbs/12_measures.ipynb #b7bc6438
+@_jit
+def tone_share(
+    bands:np.ndarray, # (n_frames, n_bands), at least two bands
+    floor:np.ndarray, # (n_bands,) noise, as `speech_excess` returns it
+    heard:np.ndarray, # (n_frames,) bool: the loudest frames
+)->float: # 0 to 1
+    "How much of the power above the noise lies in the two neighbouring bands that hold most. 1 is a pure tone."
+    above = np.zeros(floor.size)
+    for t in np.flatnonzero(heard):
+        for band in range(floor.size): above[band] += max(bands[t, band] - 3 * floor[band], 0.0)
+    return (above[1:] + above[:-1]).max() / max(above.sum(), 1e-9)
+
 # %% ../nbs/12_measures.ipynb #3085cf87
 _HUM_HZ = (35, 50, 60, 75)
 _WAVES = np.exp(-2j * np.pi * np.outer(_HUM_HZ, np.arange(200)) / 1000)
@@ -355,18 +371,28 @@ def hum(
     return 10 * log10(tone / around + 1e-9), 10 * log10(tone / 32768**2 + 1e-15), 50. if fifty >= sixty else 60.
 
 # %% ../nbs/12_measures.ipynb #1ab02d8c
+_LEAK, _MEAN_LEAK = 2e-5, 1e-5 # of a resampler: of a frame, and of the mean over the frames
+_NO_HUM = 3 # the first band from 400 Hz up, where no hum is
+
 @_jit
 def widest_band(
     bands:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them
     rounding:np.ndarray, # (n_bands,) power of rounding
     n_active:int, # frames in which there is sound
+    heard:np.ndarray, # (n_frames,) bool: frames without padding; at least one
 )->int: # number of the highest band with anything in it, -1: none
-    "The highest band 3 dB above the power of rounding in a fifth of the frames, or in half of those with sound."
-    enough = min(len(bands) // 5, max(n_active // 2, 10)) + 1
+    "The highest band with more than rounding and leaks, in a fifth of the frames, half of the active, or mean."
+    rows = np.flatnonzero(heard)
+    power = np.array([bands[t, _NO_HUM:].sum() for t in rows])
+    enough = min(rows.size // 5, max(n_active // 2, 10)) + 1
+    has_pauses = kth_smallest(power, enough) < -kth_smallest(-power, 9) / 100
+    leak, mean_leak = (_LEAK, _MEAN_LEAK * power.mean()) if has_pauses else (0.0, np.inf)
     for band in range(rounding.size - 1, -1, -1):
-        n = 0
-        for t in range(len(bands)): n += bands[t, band] > 4 * rounding[band] # which is in them once already
-        if n >= enough: return band
+        n, total, nothing = 0, 0.0, 4 * rounding[band] # rounding is in the bands once already
+        for i in range(rows.size):
+            n += bands[rows[i], band] > nothing + leak * power[i]
+            total += bands[rows[i], band]
+        if n >= enough or total / rows.size > nothing + mean_leak: return band
     return -1
 
 def bandwidth(
@@ -375,7 +401,8 @@ def bandwidth(
     n_active:int=1000, # frames in which there is sound
 )->float: # Hz
     "Up to where a clip holds more than the noise of rounding. Judged in bands: the truth may lie one band lower."
-    return float(grid.edges[widest_band(bands, grid.rounding, n_active) + 1]) if len(bands) else 0.
+    if not len(bands): return 0.
+    return float(grid.edges[widest_band(bands, grid.rounding, n_active, np.ones(len(bands), bool)) + 1])
 
 # %% ../nbs/12_measures.ipynb #d2ec6805
 class Measures(NamedTuple):
@@ -393,10 +420,11 @@ class Measures(NamedTuple):
     excess_db:float=np.nan # how far the loudest frame rises above the noise
     active_s:float=np.nan # seconds in which there is sound above the noise
     voicing:float=np.nan # 0 to 1: how strictly the loudest parts repeat themselves at the pitch of a voice
+    tone_share:float=np.nan # 0 to 1: how much of the loudest 200 ms lies in two neighbouring bands; 1 is a tone
     word_start_s:float=np.nan # where the first sound begins
     word_end_s:float=np.nan # where the last sound ends
     word_centre_s:float=np.nan # where the middle of the sound is, weighted by its excess
-    n_words:float=0. # stretches of sound that pauses of 220 ms keep apart
+    n_words:float=0. # stretches of sound that pauses of 260 ms keep apart
     start_level:float=np.nan # how loud the clip begins: 0 is its noise, 1 its loudest moment; in decibels
     end_level:float=np.nan # how loud it ends
     hum_db:float=np.nan # the mains tone above its neighbourhood
@@ -419,6 +447,7 @@ def _levels(scanned, n):
 
 # %% ../nbs/12_measures.ipynb #9a9f605e
 _SHORTEST_PADDING, _SHORTEST_DROPOUT, _SIDE, _EDGE, _GATED = .005, .001, .002, .015, .01 # seconds
+_AUDIBLE = 12.**2 # mean square beside a drop-out that is enough in any clip
 
 @_jit
 def padding(
@@ -443,7 +472,7 @@ def padding(
 def summarise(
     speech:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them, speech bands only
     heard:np.ndarray, # (n_frames,) bool: frames without padding
-)->tuple: # speech and noise power, highest excess, active frames, first and last of them, their centre, words
+)->tuple: # speech and noise power, highest excess, active frames, tone share, first and last frame, centre, words
     "What the table of frames and bands says about the word and its noise."
     excess, floor = speech_excess(speech, heard)
     runs = active_runs(excess)
@@ -459,7 +488,8 @@ def summarise(
     least = -kth_smallest(-power, 19)
     sound = power[power >= least].mean()
     begin, end = (runs[0, 0], runs[-1, 1] - 1) if len(runs) else (-1, -1)
-    return sound, noise, excess.max(), active.sum(), begin, end, moment / weight, len(word_runs(runs, excess))
+    return (sound, noise, excess.max(), active.sum(), tone_share(speech, floor, power >= least), begin, end,
+            moment / weight, len(word_runs(runs, excess)))
 
 # %% ../nbs/12_measures.ipynb #d0f7759a
 def describe(
@@ -477,21 +507,21 @@ def describe(
     "What is measured of a clip that has anything in it."
     slow, full, middle = slow_down(clip, sample_rate / 4000, mean), 32768**2, size / 2 / sample_rate
     hole = longest_dropout(clip, int(_SHORTEST_DROPOUT * sample_rate), int(_SIDE * sample_rate),
-                           max(square / 16, 1.))
+                           min(max(square / 16, 1.), _AUDIBLE))
     lead, trail = padding(clip, lead, trail, hole, sample_rate)
     heard = np.zeros(len(bands), bool)
     heard[-(-lead // step):max((max(clip.size, size) - trail - size) // step + 1, 0)] = True
     if heard.sum() < 3: heard[:] = True
-    sound, noise, peak, n_active, begin, end, centre, n_words = summarise(bands[:, :_SPEECH_BANDS], heard)
+    sound, noise, peak, n_active, share, begin, end, centre, n_words = summarise(bands[:, :_SPEECH_BANDS], heard)
     first, last = edge_levels(clip[lead:clip.size - trail], int(_EDGE * sample_rate),
                               1 - 2 * np.pi * 100 / sample_rate)
     tone, tone_level, tone_hertz = hum(slow)
     start_s, end_s, centre_s = begin / 100 + middle - .005, end / 100 + middle + .005, centre / 100 + middle
     if begin < 0: start_s, end_s, centre_s = np.nan, np.nan, np.nan
     return ((lead + trail) / sample_rate, hole / sample_rate, _decibels(sound / full), _decibels(noise / full),
-            _decibels((sound - noise) / noise, 1e-3), peak, n_active / 100, voicing(slow, bands), start_s, end_s,
-            centre_s, float(n_words),
-            first, last, tone, tone_level, tone_hertz, widest_band(bands, rounding, n_active))
+            _decibels((sound - noise) / noise, 1e-3), peak, n_active / 100, voicing(slow, bands), share, start_s,
+            end_s, centre_s, float(n_words), first, last, tone, tone_level, tone_hertz,
+            widest_band(bands, rounding, n_active, heard))
 
 # %% ../nbs/12_measures.ipynb #a7b4ccb9
 def measure_bands(

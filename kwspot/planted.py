@@ -136,10 +136,18 @@ def _padded(clip, rng, around):
 # %% ../nbs/21_planted.ipynb #963e7cf8
 def _only_noise(clip, rng, around):
     choice = rng.random()
-    if choice < .3: noise = _noise_window(rng, around, clip.size)
-    elif choice < .6: noise = _coloured(rng, clip.size)
+    if choice < .2: return _beep(clip, rng)
+    if choice < .45: noise = _noise_window(rng, around, clip.size)
+    elif choice < .7: noise = _coloured(rng, clip.size)
     else: noise = background(clip, clip.size, rng).astype(float)
     return _int16((noise - noise.mean()) * 32768 * 10**(rng.uniform(-52, -25) / 20) / max(np.std(noise), 1))
+
+def _beep(clip, rng):
+    "The background of the clip and a tone of 0.15 to 0.5 s."
+    times, length = np.arange(clip.size) / 16000, rng.uniform(.15, .5)
+    inside = np.clip(np.minimum(times - .2, .2 + length - times) / .01, 0, 1) # it fades in and out in 10 ms
+    tone = inside * np.sin(2 * np.pi * rng.uniform(300, 3000) * times)
+    return _int16(background(clip, clip.size, rng) + 32768 * 10**(rng.uniform(-30, -10) / 20) * tone)
 
 def _coloured(rng, n):
     "White, pink or brown noise, of power 1."
@@ -210,10 +218,11 @@ def _humming(clip, rng, around):
 
 def _upsampled(clip, rng, around):
     rate = int(rng.choice([6000, 8000, 11025]))
-    quiet = clip * rng.uniform(.4, .95)
-    if rng.random() < .5: narrow = soxr.resample(soxr.resample(quiet, 16000, rate, quality='HQ'), rate, 16000,
-                                                 quality='HQ')
-    else: narrow = scipy.signal.resample(scipy.signal.resample(quiet, clip.size * rate // 16000), clip.size)
+    quiet, how = clip * rng.uniform(.4, .95), rng.integers(3)
+    if how == 0: narrow = soxr.resample(soxr.resample(quiet, 16000, rate, quality='HQ'), rate, 16000, quality='HQ')
+    elif how == 1:
+        narrow = scipy.signal.resample(scipy.signal.resample(quiet, clip.size * rate // 16000), clip.size)
+    else: narrow = scipy.signal.resample_poly(scipy.signal.resample_poly(quiet, rate, 16000), 16000, rate)
     return _int16(np.pad(narrow, (0, max(clip.size - narrow.size, 0)))[:clip.size])
 
 SAMPLE_FAULTS = {'short': _shorter, 'long': _longer, 'silent': _silent, 'quiet': _near_silent, 'faint': _faint,
@@ -247,9 +256,10 @@ def _stereo(path, clip, rng): _write(path, np.stack([clip, _int16(clip * rng.uni
 def _eight_bit(path, clip, rng): _write(path, (np.rint(clip / 256) + 128).clip(0, 255).astype(np.uint8), width=1)
 def _telephone(path, clip, rng): soundfile.write(path, clip, 16000, format='WAV',
                                                  subtype=str(rng.choice(['ULAW', 'ALAW', 'IMA_ADPCM'])))
-def _trailing(path, clip, rng): Path(path).write_bytes(Path(path).read_bytes()
-                                                       + bytes(rng.integers(0, 256, rng.integers(1, 500),
-                                                                            np.uint8)))
+def _wrong_size(path, clip, rng):
+    if rng.random() < .5: # something lies behind the end
+        with open(path, 'ab') as file: file.write(bytes(rng.integers(0, 256, rng.integers(1, 500), np.uint8)))
+    else: _edit(path, 4, int(rng.choice([0, 1000, 40000])).to_bytes(4, 'little')) # the size of the file is wrong
 def _disguised(path, clip, rng): soundfile.write(path, clip, 16000, format='FLAC')
 
 # %% ../nbs/21_planted.ipynb #334736dd
@@ -262,7 +272,7 @@ def _tagged(path, clip, rng):
 
 FILE_FAULTS = {'truncated': _cut_file, 'unreadable': _no_audio, 'empty': _emptied, 'wrong_rate': _other_rate,
                'wrong_channels': _stereo,
-               'wrong_width': _eight_bit, 'wrong_codec': _telephone, 'size_mismatch': _trailing,
+               'wrong_width': _eight_bit, 'wrong_codec': _telephone, 'size_mismatch': _wrong_size,
                'extra_chunks': _tagged, 'wrong_extension': _disguised}
 
 # %% ../nbs/21_planted.ipynb #da63eb4c
@@ -411,9 +421,10 @@ def write_lists(
     return pd.DataFrame([row[:3] for row in planter.rows], columns=['name', 'fault', 'source'])
 
 # %% ../nbs/21_planted.ipynb #858b5043
-NEAR = Limits(quiet_dbfs=-53., faint_db=-18., loud_db=8., clipped_fraction=.0004, dc_offset=.008, dropout_s=.0016,
-              padding_s=.016, excess_db=9., voicing=.42, snr_db=15.5, edge_level=.4, off_centre_s=.2, hum_db=9.6,
-              hum_below_db=48., bandwidth=.9) # what finds nothing with these is sound
+NEAR = Limits(quiet_dbfs=-53., faint_db=-18., loud_db=8., loud_spread=1.2, clipped_fraction=.0004,
+              dc_offset=.008, dropout_s=.0016, padding_s=.016, excess_db=9., voicing=.42, tone_share=.975,
+              snr_db=16.5, edge_level=.4, off_centre_s=.2, hum_db=9.6, hum_below_db=48.,
+              bandwidth=.9) # what finds nothing with these is sound
 
 def score_faults(
     planted:pd.DataFrame, # as `plant_faults` returns it
