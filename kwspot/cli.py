@@ -547,7 +547,7 @@ def _say_spotted(result:dict, # what `spot --json` prints
 def load_spotter(run:Path, # a run folder or an exported file
                  ) -> Callable[[Path], dict]: # file -> {'word', 'probability'}
     "A function that names the word in a file; a run's LiteRT export is preferred: it starts without TensorFlow."
-    from kwspot.exported import export_of, load_exported
+    from kwspot.export import export_of, load_exported
     run = Path(run)
     if (run / 'run.json').is_file() and export_of(run) is None:
         from kwspot.training import load_run
@@ -560,8 +560,7 @@ def _spot_one(model,     # has .labels, .sample_rate, .n_samples and .predict(cl
               file:Path, # a recording
               ) -> dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
-    from kwspot.clip import about_recording, read_recording
-    from kwspot.exported import at_temperature, temperature_of
+    from kwspot.export import about_recording, at_temperature, read_recording, temperature_of
     clip = read_recording(file, sample_rate=model.sample_rate, n_samples=model.n_samples)
     probabilities = at_temperature(model.predict(clip[None])[0], temperature_of(model))
     best, note = int(probabilities.argmax()), about_recording(clip)
@@ -624,7 +623,7 @@ def _fit_stream(run:Path,         # run folder
 def _say_fit(facts:dict, # what `stream --fit --json` prints
              ) -> None:
     "The same for people."
-    print(f"threshold {facts['threshold']:.2f}, kept in {facts['run']}: {facts['false_accepts']:.0f} false accepts "
+    print(f"threshold {facts['threshold']:.3f}, kept in {facts['run']}: {facts['false_accepts']:.0f} false accepts "
           f"in {facts['hours']:.2f} h of recordings, {facts['miss_rate']:.1%} of {facts['n_words']:.0f} words "
           'missed')
 
@@ -638,6 +637,8 @@ def _listen(streamer,          # streaming.Streamer
     "Print the events of a source, and what is wrong with it."
     from kwspot import streaming
     settings, events, problem = dict(sample_rate=streamer.sample_rate, chunk_ms=chunk_ms), [], None
+    if file == '-' and sys.stdin is None:
+        raise streaming.StreamError('standard input is closed: name a FILE, or pipe raw 16-bit mono into it')
     if microphone: chunks = streaming.microphone(**settings)
     else:
         chunks = (streaming.read_raw(sys.stdin.buffer, **settings) if file == '-'

@@ -139,6 +139,11 @@ def test_a_closed_pipe_is_no_drama(model, samples):
     assert b'Traceback' not in said and said.count(b'\n') <= 1, said
 
 
+def test_a_closed_stdin_is_one_line(model):
+    done = subprocess.run(['sh', '-c', 'exec "$@" <&-', 'sh', *COMMAND, str(model), '-'], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 1 and done.stderr == b'kwspot: standard input is closed: name a FILE, or pipe raw 16-bit mono into it\n'
+
+
 def test_an_exported_model_leaves_tensorflow_alone(model, recording):
     code = ("import sys\nfrom kwspot.cli import app\ntry: app(['stream', *sys.argv[1:]])\nexcept SystemExit: pass\n"
             "print(' '.join({'tensorflow', 'keras'} & set(sys.modules)), file=sys.stderr)")
@@ -147,7 +152,7 @@ def test_an_exported_model_leaves_tensorflow_alone(model, recording):
 
 
 def test_labels_that_disagree_with_a_model_in_steps_are_one_line(model, recording, tmp_path):
-    from kwspot.modelfile import attach_facts, attached_facts, unsealed
+    from kwspot.export import attach_facts, attached_facts, unsealed
     file, facts = tmp_path / 'more.tflite', attached_facts(model)
     file.write_bytes(unsealed(model.read_bytes(), facts, model))
     attach_facts(file, {**facts, 'labels': ['no', 'unknown', 'yes', 'zero']})
