@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kwspot import preprocessing, streaming, synth, training
-from kwspot.export import at_temperature
+from kwspot.exported import at_temperature
 from kwspot.recordings import make_recording, match_events, per_hour
 
 CHOICES = ('marvin,sheila', 'seven,marvin,sheila,happy', 'yes,stop,left,right', 'yes,no,up,down',

@@ -547,7 +547,7 @@ def _say_spotted(result:dict, # what `spot --json` prints
 def load_spotter(run:Path, # a run folder or an exported file
                  ) -> Callable[[Path], dict]: # file -> {'word', 'probability'}
     "A function that names the word in a file; a run's LiteRT export is preferred: it starts without TensorFlow."
-    from kwspot.export import export_of, load_exported
+    from kwspot.exported import export_of, load_exported
     run = Path(run)
     if (run / 'run.json').is_file() and export_of(run) is None:
         from kwspot.training import load_run
@@ -560,7 +560,8 @@ def _spot_one(model,     # has .labels, .sample_rate, .n_samples and .predict(cl
               file:Path, # a recording
               ) -> dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
-    from kwspot.export import about_recording, at_temperature, read_recording, temperature_of
+    from kwspot.clip import about_recording, read_recording
+    from kwspot.exported import at_temperature, temperature_of
     clip = read_recording(file, sample_rate=model.sample_rate, n_samples=model.n_samples)
     probabilities = at_temperature(model.predict(clip[None])[0], temperature_of(model))
     best, note = int(probabilities.argmax()), about_recording(clip)

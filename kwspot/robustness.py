@@ -366,7 +366,8 @@ def cost_table(
                               **latency(run.predict, clip, n=n)}
     for file in sorted(path for path in (Path(run.folder)/'export').glob('*')
                        if path.suffix in ('.keras', '.tflite', '.onnx')):
-        from kwspot.export import ExportError, load_exported
+        from kwspot.exported import load_exported
+        from kwspot.modelfile import ExportError
         try:
             rows[f'export/{file.name}'] = {'bytes': file.stat().st_size,
                                            **latency(load_exported(file).predict, clip, n=n)}

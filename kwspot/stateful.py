@@ -27,6 +27,7 @@ from . import modelling
 from .bcresnet import BinsConv
 from .corpus import CorpusError, atomic_write
 from .kwspotnet import RemoveLevel
+from .modelfile import attach_facts, quiet, seal
 
 # %% ../nbs/47_stateful.ipynb #f666ae27
 class StateError(CorpusError):
@@ -445,7 +446,6 @@ def steps_to_litert(
     steps:StepModel, # as `step_model` gives
 ) -> bytes:
     "The steps as a LiteRT model with explicit state."
-    from kwspot.export import quiet
     holder = tf.Module()
     # so that they become constants
     holder.weights, holder.advance = [variable.value for variable in steps.model.variables], explicit(steps)
@@ -465,7 +465,6 @@ def write_steps(
 ) -> dict: # file, bytes, n_answers, max_abs_difference, and the facts of the steps
     """Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers
     differently."""
-    from kwspot.export import attach_facts, seal
     from kwspot.streaming import answers_to, load_steps
     steps = step_model(model, hop_ms=hop_ms, carried=carried)
     if recording is None: recording = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)

@@ -21,6 +21,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from .exported import at_temperature, calibrated, load_exported, model_mark
+from .exported import stored_temperature, temperature_of
+from .formats import FORMATS
+from .modelfile import attached_facts, quiet, unsealed
+
 # %% ../nbs/70_streaming.ipynb #0f0283b2
 class StreamError(ValueError):
     "Audio or a setting that a stream cannot take; one line that says what, where and what to do."
@@ -93,7 +98,7 @@ class Cutter:
 @dataclass(frozen=True)
 class Windows:
     "Any model on waveforms, asked about every window anew."
-    model:Any # has labels, sample_rate, n_samples and predict(clips): a `training.Run` or `export.Exported`
+    model:Any # has labels, sample_rate, n_samples and predict(clips): a `training.Run` or `exported.Exported`
     hop_ms:float=100. # from window to window, ms
 
     @property
@@ -104,7 +109,6 @@ class Windows:
     def n_samples(self) -> int: return self.model.n_samples
     @property
     def temperature(self) -> float:
-        from kwspot.export import temperature_of
         return temperature_of(self.model)
     @property
     def cut(self) -> dict:
@@ -131,7 +135,7 @@ class Steps:
     n_samples:int # of the window that it was trained on
     facts:Mapping # hop, n_input, n_early, n_silent, n_state, carried: see `stateful.StepModel`
     advance:Callable # (samples (1, n_input), state (1, n_state)) float32 -> (probabilities (n_classes,), state)
-    temperature:float=1. # fitted to the probabilities, see `export.temperature_of`
+    temperature:float=1. # fitted to the probabilities, see `exported.temperature_of`
 
     @property
     def hop_ms(self) -> float: return 1000 * self.facts['hop'] / self.sample_rate
@@ -159,7 +163,6 @@ def load_steps(
     file:str|Path, # that `stateful.write_steps` wrote
 ) -> Steps:
     "A model in steps from a LiteRT file. `StreamError` for a file that is none."
-    from kwspot.export import attached_facts, quiet, unsealed
     facts = attached_facts(Path(file))
     if 'steps' not in facts:
         raise StreamError(f'{file}: is a model of whole windows, not of steps; give it to '
@@ -209,7 +212,6 @@ def steps_of(
 ) -> Steps:
     "A run in steps, by TensorFlow. `stateful.StateError` if it cannot be taken in steps."
     from kwspot import stateful
-    from kwspot.export import temperature_of
     steps = stateful.step_model(run.model, hop_ms=hop_ms, carried=carried)
     function = stateful.explicit(steps)
     def advance(samples, state):
@@ -242,7 +244,6 @@ def open_listener(
 def _load(path):
     """Steps, an exported model or a run: what is quickest to start. Exports that an earlier state of a run left
     behind do not count."""
-    from kwspot.export import FORMATS, attached_facts, load_exported, model_mark, stored_temperature
     if path.is_file() or not (path / 'run.json').is_file():
         return _load_file(path) if path.suffix == '.tflite' else load_exported(path)
     for name in (STREAM_FILE, FORMATS['litert']):
@@ -255,7 +256,6 @@ def _load(path):
 
 def _load_file(file, temperature=None):
     "Steps or an exported model from a LiteRT file, with another temperature than its own if one is given."
-    from kwspot.export import attached_facts, load_exported
     model = load_steps(file) if file.is_file() and 'steps' in attached_facts(file) else load_exported(file)
     if not temperature: return model
     if isinstance(model, Steps): return replace(model, temperature=temperature)
@@ -270,7 +270,6 @@ def export_stream(
 ) -> dict: # file, bytes, max_abs_difference, hop, carried, ...
     "Write a run in steps for LiteRT into its folder export/; it must answer as the model does."
     from kwspot import stateful
-    from kwspot.export import calibrated, model_mark
     facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
              'model': run.info['model'],
              'mark': model_mark(run.folder), **calibrated(run)}
@@ -658,7 +657,6 @@ def operating_points(
     decision:Decision=Decision(), # all else
 ) -> object: # DataFrame indexed by threshold: miss_rate, false_accepts_per_hour, median_delay_s, ...
     "What each threshold would have reported. Choose on speakers that are neither in the training nor in the test."
-    from kwspot.export import at_temperature
     listener = open_listener(model)
     answers = answers_to(listener, recording)
     late = answers.times >= listener.n_samples / listener.sample_rate - 0.01
@@ -745,7 +743,6 @@ def fit_threshold(
     seed:int=0, # of the recordings
 ) -> dict: # words, threshold, wanted_per_hour, and what it gave: n_words, miss_rate, false_accepts, hours
     "Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts."
-    from kwspot.export import model_mark
     from kwspot.training import read_info, write_json
     folder, info = Path(folder), read_info(folder)
     listener, n_parts = open_listener(folder), max(1, round(4 * hours))
@@ -774,7 +771,6 @@ def stored_threshold(
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
 ) -> float|None:
     "The threshold that `fit_threshold` kept for these words and the run as it is; None where there is none."
-    from kwspot.export import model_mark
     try:
         facts = json.loads((Path(folder) / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
         return float(facts['threshold']) if facts['mark'] == model_mark(Path(folder)) else None

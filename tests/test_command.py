@@ -87,10 +87,10 @@ def exported(tmp_path_factory):
     code = f"""
 from pathlib import Path
 import numpy as np
-from kwspot import export, modelling
+from kwspot import formats, modelling
 facts = dict(labels=['no', 'stop', 'yes'], sample_rate=16000, n_samples=16000)
-source = export.Source(modelling.build('tc-resnet-8', 3, waveform=True), facts, np.zeros((0, 16000), np.int16))
-export.write_litert(source, Path({str(file)!r}))"""
+source = formats.Source(modelling.build('tc-resnet-8', 3, waveform=True), facts, np.zeros((0, 16000), np.int16))
+formats.write_litert(source, Path({str(file)!r}))"""
     subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
     return file
 

@@ -27,9 +27,21 @@ def test_import_is_light():
     assert not imported_by('import kwspot.cli') & heavy
 
 
-@pytest.mark.parametrize('name', ['corpus', 'synth', 'exploration', 'anomaly', 'features', 'preprocessing', 'export'])
+@pytest.mark.parametrize('name', ['corpus', 'synth', 'exploration', 'anomaly', 'features', 'preprocessing', 'clip', 'modelfile', 'formats', 'exported',
+                                  'export'])
 def test_modules_that_leave_tensorflow_alone(name):
     assert not imported_by(f'import kwspot.{name}') & {'tensorflow', 'keras', 'IPython', 'nbdev', 'fastcore'}
+
+
+def test_opening_a_model_leaves_pandas_and_scipy_alone():
+    assert not imported_by('import kwspot.clip, kwspot.exported, kwspot.export') & {'pandas', 'scipy', 'numba', 'matplotlib', 'librosa'}
+
+
+def test_names_that_scripts_hold_stay_in_export():
+    code = """from kwspot import clip, export, exported, formats, modelfile
+print([name for part in (clip, exported, formats, modelfile) for name in part.__all__ if getattr(export, name, None) is not getattr(part, name)])"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == '[]'
 
 
 def test_wheel_holds_the_package_and_nothing_else(tmp_path):

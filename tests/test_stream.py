@@ -152,7 +152,7 @@ def test_an_exported_model_leaves_tensorflow_alone(model, recording):
 
 
 def test_labels_that_disagree_with_a_model_in_steps_are_one_line(model, recording, tmp_path):
-    from kwspot.export import attach_facts, attached_facts, unsealed
+    from kwspot.modelfile import attach_facts, attached_facts, unsealed
     file, facts = tmp_path / 'more.tflite', attached_facts(model)
     file.write_bytes(unsealed(model.read_bytes(), facts, model))
     attach_facts(file, {**facts, 'labels': ['no', 'unknown', 'yes', 'zero']})
