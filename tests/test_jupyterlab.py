@@ -170,11 +170,12 @@ def lab(browser, kernels, tmp_path_factory) -> Iterator[str]:
 
 
 def until(page, script: str, argument=None, *, seconds: float = patience, what: str = '', progress: str = 'null') -> Iterator[None]:
-    "Yield until a script says true, at most so many seconds after what another script says has last changed."
+    "Yield until a script says true, or until for so many seconds nothing has changed in what another script says."
     end, before = time.monotonic() + seconds, None
     while not page.evaluate(script, argument):
-        if (now := page.evaluate(progress)) != before: end, before = time.monotonic() + seconds, now
-        if time.monotonic() > end: raise TimeoutError(what or script)
+        if time.monotonic() > end:
+            if (now := page.evaluate(progress)) == before: raise TimeoutError(what or script)
+            end, before = time.monotonic() + seconds, now
         yield
 
 
@@ -191,13 +192,13 @@ def changes(page, selector: str, act) -> Iterator[None]:
     before = page.evaluate(values_script, [box, selector])
     assert before, f'the panel has no {selector}'
     act()
-    yield from until(page, changed_script, [box, selector, before], seconds=20, what=f'{selector} of the panel did not change')
+    yield from until(page, changed_script, [box, selector, before], seconds=60, what=f'{selector} of the panel did not change')
 
 
 def sounds(page) -> Iterator[None]:
     "Wait until every player of the first panel has a sound."
     yield from until(page, "(box) => [...document.querySelector(box).querySelectorAll('audio')].every(player => player.duration > 0)", box,
-                     seconds=20, what='a player of the panel has no sound')
+                     seconds=60, what='a player of the panel has no sound')
 
 
 def touch_explore(page) -> Iterator[None]:
@@ -218,16 +219,16 @@ def touch_review(page) -> Iterator[None]:
 def touch_stream(page) -> Iterator[None]:
     "Play moves the picture; another recording brings another picture and sound; the microphone's becomes one of them."
     panel = page.locator(box).first
-    yield from until(page, "(box) => document.querySelector(box).querySelectorAll('table td').length > 0", box, seconds=20, what='no bars')
+    yield from until(page, "(box) => document.querySelector(box).querySelectorAll('table td').length > 0", box, seconds=60, what='no bars')
     yield from changes(page, 'img', lambda: panel.locator('.widget-play button').first.click())
     yield from changes(page, 'img, audio', lambda: panel.locator('select').first.select_option(index=1))
     panel.get_by_role('button', name='record').click()
     yield from until(page, "(box) => [...document.querySelector(box).querySelectorAll('button')].some(button => button.textContent === 'stop')",
-                     box, seconds=20, what='the microphone does not record')
+                     box, seconds=60, what='the microphone does not record')
     page.wait_for_timeout(1200)
     yield from changes(page, 'audio', lambda: panel.get_by_role('button', name='stop', exact=True).first.click())
     yield from until(page, "(box) => document.querySelector(box).querySelector('select').selectedOptions[0].textContent === 'recorded'", box,
-                     seconds=20, what='what was recorded is not chosen')
+                     seconds=60, what='what was recorded is not chosen')
     yield from sounds(page)
 
 
@@ -280,12 +281,15 @@ class Tour:
         page.on('requestfailed', lambda request: trouble.append(f'failed request {request.url}'))
         page.on('response', lambda answer: trouble.append(f'answer {answer.status} {answer.url}') if answer.status >= 400 else None)
         page.on('pageerror', lambda error: trouble.append(f'page error {error}'))
-        page.goto(f'{self.lab}/lab/workspaces/{len(self.open)}-{len(self.seen)}?token={token}&reset', wait_until='commit')
+        page.goto(f'{self.lab}/lab/workspaces/{len(self.open)}-{len(self.seen)}?token={token}&reset', wait_until='commit', timeout=1000 * patience)
         return page, trouble
 
     def begin(self, name: str) -> None:
         "Open a notebook."
-        page, trouble = self.idle.pop() if self.idle else self.new_page()
+        try: page, trouble = self.idle.pop() if self.idle else self.new_page()
+        except playwright.Error as error:
+            self.seen[name] = {'cells': [], 'problem': f'JupyterLab does not open: {error}', 'trouble': [], 'seconds': [0]}
+            return
         self.open[name] = page, visit(page, name), trouble, time.monotonic()
 
     def end(self, name: str, cells: list, problem: str, parts: list | None = None) -> None:
