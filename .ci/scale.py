@@ -2,7 +2,7 @@
 
     python .ci/scale.py stages N [--stages index audit pack shards] [--keep-mb 1500] index, audit and pack N clips
     python .ci/scale.py copies N                                                   the search for near copies among N fingerprints
-    python .ci/scale.py cluster N [--rounds 3]                                     audit and pack: threads beside Dask, one and two workers
+    python .ci/scale.py cluster N [--rounds 3] [--corpus FOLDER]                   audit and pack: threads beside Dask, one and two workers
     python .ci/scale.py kills N [--rounds 20]                                      audit and pack while workers are killed
 
 The clips are those of the embedded corpus, each under many names by hard links: no name is twice, and no clip takes room twice. Each
@@ -221,16 +221,11 @@ def cluster(options):
                     digests.add(work_on(table, where, some, n_workers))
                     cost = [round(time.perf_counter() - start, 3), round(busy(some) - begun, 3)]
                     print(number, name, cost, flush=True)
-                    keep('cluster', partial(one_more_turn, name, cost))
-            memory[f'dask-{n_workers}'] = most_memory(client)
+                    keep('cluster', partial(one_more, str(len(table)), name, cost))
+            memory[f'peak-mb-{n_workers}'] = most_memory(client)
     assert len(digests) == 1, digests
     shutil.rmtree(where)
-    keep('cluster', lambda there: {'n_clips': len(table), 'same_bytes': True, 'peak_mb': {**there.get('peak_mb', {}), **memory}})
-
-
-def one_more_turn(name, cost, there):
-    "The turns of a kind with a new one."
-    return {name: [*there.get(name, []), cost]}
+    keep('cluster', partial(more, str(len(table)), {'same_bytes': True, **memory}))
 
 
 def kills(options):

@@ -180,7 +180,7 @@ def _given_up(error, address):
 
 def _answer(future, client, address):
     "The result of a part; `ClusterError` where there will be none."
-    distributed, lonely = _dask(), 0.0
+    distributed, seen = _dask(), time.monotonic() # when there was a worker
     passing = (distributed.TimeoutError, TimeoutError, distributed.CancelledError, distributed.comm.CommClosedError)
     while True:
         try:
@@ -192,8 +192,8 @@ def _answer(future, client, address):
             if isinstance(error, distributed.comm.CommClosedError): time.sleep(0.2) # until the client has noticed
             if future.status == 'cancelled' or client.status != 'running': # 'lost': is done again
                 raise _gone(address) from None
-            lonely = 0.0 if _n_threads(client) else lonely + _PATIENCE
-            if lonely >= _LONELY:
+            if _n_threads(client): seen = time.monotonic()
+            if time.monotonic() - seen >= _LONELY:
                 raise ClusterError(f'{address}: all workers went away in the middle of the work; '
                                    'start some and run the same again') from None
 
