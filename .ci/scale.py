@@ -244,6 +244,9 @@ def kills(options):
         assert work_on(table, where, client, 2) == wanted
         undisturbed = time.perf_counter() - start
         while done < options.rounds:
+            local.scale(2) # a nanny whose worker dies while it starts gives up
+            client.wait_for_workers(2)
+            time.sleep(1)
             moment, victim = rng.uniform(0, 0.8 * undisturbed), rng.choice(sorted(client.run(os.getpid).values()))
             killer = threading.Timer(moment, os.kill, (victim, signal.SIGKILL))
             start = time.perf_counter()
