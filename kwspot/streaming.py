@@ -645,7 +645,8 @@ def microphone(
                           'python -m sounddevice lists the inputs') from None
 
 # %% ../nbs/70_streaming.ipynb #ba8daa13
-THRESHOLDS = tuple(np.round(1 / (1 + np.exp(-np.arange(-2., 7., 0.25))), 4).tolist()) # even steps of log-odds: 0.12 to 0.9988
+# even steps of log-odds: 0.12 to 0.9988
+THRESHOLDS = tuple(np.round(1 / (1 + np.exp(-np.arange(-2., 7., 0.25))), 4).tolist())
 
 
 def operating_points(
