@@ -465,8 +465,6 @@ class Hearing:
         hop_ms:float|None=None, # from answer to answer, ms; None: the model's own
         decision:Decision=Decision(), # how to decide
     ):
-        from kwspot.export import at_temperature
-        self._at_temperature = at_temperature # importing it anew with each chunk would take longer than it does
         self.ear = Ear(open_listener(model, hop_ms=hop_ms))
         listener = self.ear.listener
         self.labels, self.sample_rate, self.n_samples = listener.labels, listener.sample_rate, listener.n_samples
@@ -500,7 +498,7 @@ class Streamer(Hearing):
         if times[0] < self._sense: # the first window is not over
             ready = times >= self._sense
             times, probabilities = times[ready], probabilities[ready]
-        if self.temperature != 1: probabilities = self._at_temperature(probabilities, self.temperature)
+        if self.temperature != 1: probabilities = at_temperature(probabilities, self.temperature)
         return self.decider.push(Answers(times, probabilities))
 
     def finish(self) -> list[Event]:
