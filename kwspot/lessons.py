@@ -28,11 +28,9 @@ from .recipes import Recipe, TrainingError
 from .shards import Shards, pack_shards, window_order
 from .storage import is_url
 
-
 # %% ../nbs/49_lessons.ipynb #b2c0f006
 class TrainingWarning(CorpusWarning):
     "A training that can go on but whose result will mean less than it seems."
-
 
 # %% ../nbs/49_lessons.ipynb #f3b32fb5
 def endless_shuffle(

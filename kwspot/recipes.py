@@ -16,11 +16,9 @@ from . import augment as augmentation
 from . import modelling
 from .corpus import CorpusError
 
-
 # %% ../nbs/48_recipes.ipynb #a1c0f006
 class TrainingError(CorpusError):
     "A training that cannot begin or go on; one line that says what, where and what to do."
-
 
 # %% ../nbs/48_recipes.ipynb #ed4dd63c
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, lear
 from .recipes import teacher_recipe
 from .storage import is_url
 
-
 # %% ../nbs/50_training.ipynb #9179f11a
 @dataclass(frozen=True)
 class Learner:
