@@ -188,12 +188,12 @@ def without_ranges(
 
 def check_spared(
     content: bytes,        # a LiteRT model in 8 bits
-    spared: Sequence[str], # names of the frontend's tensors; the last are the features, which the network quantises
+    spared: Sequence[str], # names of the frontend's tensors, in order; the last are the features
 ) -> None:
     "`ExportError` if a step of the frontend, or what it hears, is in 8 bits after all."
-    names = [name for _, outputs in operations(content) for name in outputs]
-    before = names[:max((at for at, name in enumerate(names) if name in spared), default=0)]
-    if not set(spared[:-1]) <= set(names) or any('quantize' in name for name in before):
+    steps = operations(content)
+    mine = [at for at, (_, outputs) in enumerate(steps) if set(outputs) & set(spared)]
+    if not mine or 'QUANTIZE' in [kind for kind, _ in steps[:mine[-1]]]:
         raise ExportError('litert-int8: the converter put the frontend into 8 bits, which it cannot bear; use litert')
 
 # %% ../nbs/68_formats.ipynb #e7062346
