@@ -42,7 +42,7 @@ class Recipe:
     patience: int = 0               # stop after so many epochs without a better validation score; 0: never
     keep: str = 'best'              # the epoch whose weights are kept: 'best' on the validation speakers, or 'last'
     augment: Mapping = field(default_factory=dict)   # augmentation -> its options, in order: `augment.augmenter`
-    frontend: Mapping = field(default_factory=dict)  # changes to the options of the architecture's frontend
+    frontend: Mapping = field(default_factory=dict)  # changes to the architecture's frontend: `modelling.frontend_for`
     network: Mapping = field(default_factory=dict)   # options of the architecture
     teachers: int = 0               # networks that are trained first and whose mean answer this one learns; 0: none
     teacher: Mapping = field(default_factory=dict)   # changes to this recipe for the teachers
