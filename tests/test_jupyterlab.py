@@ -23,7 +23,8 @@ import pytest
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(path.stem for path in (root / 'nbs').glob('*.ipynb'))
 playwright = pytest.importorskip('playwright.sync_api', reason='the browser test needs playwright: pip install ".[dev]"')
-token, at_once, patience = 'kwspot', 3, 240  # of the server; notebooks open at the same time; seconds without any progress
+token, patience = 'kwspot', 240  # of the server; seconds without any progress, on whatever machine
+at_once = (os.cpu_count() or 1) + 1  # notebooks open at the same time
 slow = bool(os.environ.get('KWSPOT_LAB_SLOW'))
 flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
          '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--disable-background-timer-throttling',
@@ -67,13 +68,13 @@ ended_script = """() => {
   const widgets = jupyterapp.shell.currentWidget.content.widgets;
   return window.wanted.filter(i => widgets[i].model.executionCount !== null).length;
 }"""
-done_script = "() => window.finished && jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
-settled_script = """() => {
-  const page = document.querySelector('.jp-NotebookPanel');
-  for (const player of page.querySelectorAll('audio[preload=none]')) { player.preload = 'metadata'; player.load(); }
-  return [...page.querySelectorAll('audio')].every(player => player.duration > 0 || !player.closest('.jp-OutputArea')) &&
-    [...page.querySelectorAll('.jp-OutputArea img')].every(image => image.complete) &&
-    [...page.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'));
+done_script = """() => {
+  const status = jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status ?? 'dead';
+  if (['dead', 'autorestarting', 'terminating'].includes(status)) throw new Error(`the kernel ended: ${status}`);
+  return window.finished && status === 'idle';
+}"""
+load_script = """() => {
+  for (const player of document.querySelectorAll('.jp-NotebookPanel audio[preload=none]')) { player.preload = 'metadata'; player.load(); }
 }"""
 look_script = """() => {
   const notebook = jupyterapp.shell.currentWidget.content, cells = [];
@@ -85,10 +86,11 @@ look_script = """() => {
       errors: outputs.filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
       warnings: ran ? outputs.filter(o => o.name === 'stderr').map(o => `${o.text}`.slice(0, 200)) : [],
       kinds: outputs.map(o => Object.keys(o.data ?? {})),
+      hidden: outputs.filter(o => !o.data || Object.keys(o.data).length).length - find('.jp-OutputArea-child .jp-OutputArea-output').length,
       plots: find('.js-plotly-plot .main-svg:first-child').length,
       empty_plots: find('.js-plotly-plot').filter(p => !p.querySelector('.trace, .bars, .heatmaplayer image, .scatterlayer path')).length,
       silent: ran ? find('.jp-OutputArea audio').filter(a => !(a.duration > 0)).length : 0,
-      empty_images: find('.jp-OutputArea img:not(.plot-img)').filter(image => !image.naturalWidth).length,
+      empty_images: find('.jp-OutputArea img:not(.plot-img)').filter(image => !image.complete || !image.naturalWidth).length,
       dead_widgets: find('.jupyter-widgets-error, .jp-OutputArea-output').filter(
         o => o.className.includes('widgets-error') || /Error displaying widget|Loading widget/.test(o.textContent)).length,
     });
@@ -109,6 +111,13 @@ def broken_notebook() -> dict:
     cells = [{**code, 'source': 'print("no picture")', 'outputs': [promised]}, *({**code, 'source': source} for source in sources)]
     kernel = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     return {'cells': cells, 'metadata': kernel, 'nbformat': 4, 'nbformat_minor': 4}
+
+
+def stop(process: subprocess.Popen) -> None:
+    "End a process, and wait until it has."
+    process.terminate()
+    try: process.wait(patience)
+    except subprocess.TimeoutExpired: process.kill()
 
 
 @pytest.fixture(scope='module')
@@ -140,8 +149,7 @@ def kernels() -> Iterator[dict[str, str]]:
         while not address.exists() and serving.poll() is None: time.sleep(0.1)
         assert serving.poll() is None, 'the process that kernels are forked from has ended'
         yield {'JUPYTER_PATH': os.pathsep.join(filter(None, [folder, os.environ.get('JUPYTER_PATH')]))}
-        serving.terminate()
-        serving.wait(20)
+        stop(serving)
 
 
 @pytest.fixture(scope='module')
@@ -160,13 +168,13 @@ def lab(browser, kernels, tmp_path_factory) -> Iterator[str]:
     environment = {**os.environ, **kernels, 'TF_CPP_MIN_LOG_LEVEL': '3', 'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
                    'JUPYTERLAB_WORKSPACES_DIR': str(home / 'workspaces')}
     server = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    address = f'http://127.0.0.1:{port}'
-    for _ in range(240):
-        with contextlib.suppress(OSError), urllib.request.urlopen(f'{address}/api/status?token={token}', timeout=5): break
+    address, end = f'http://127.0.0.1:{port}', time.monotonic() + patience
+    while time.monotonic() < end:
+        assert server.poll() is None, 'JupyterLab has ended'
+        with contextlib.suppress(OSError), urllib.request.urlopen(f'{address}/api/status?token={token}', timeout=patience): break
         time.sleep(0.25)
     yield address
-    server.terminate()
-    server.wait(20)
+    stop(server)
 
 
 def until(page, script: str, argument=None, *, seconds: float = patience, what: str = '', progress: str = 'null') -> Iterator[None]:
@@ -192,13 +200,13 @@ def changes(page, selector: str, act) -> Iterator[None]:
     before = page.evaluate(values_script, [box, selector])
     assert before, f'the panel has no {selector}'
     act()
-    yield from until(page, changed_script, [box, selector, before], seconds=60, what=f'{selector} of the panel did not change')
+    yield from until(page, changed_script, [box, selector, before], what=f'{selector} of the panel did not change')
 
 
 def sounds(page) -> Iterator[None]:
     "Wait until every player of the first panel has a sound."
     yield from until(page, "(box) => [...document.querySelector(box).querySelectorAll('audio')].every(player => player.duration > 0)", box,
-                     seconds=60, what='a player of the panel has no sound')
+                     what='a player of the panel has no sound')
 
 
 def touch_explore(page) -> Iterator[None]:
@@ -219,16 +227,16 @@ def touch_review(page) -> Iterator[None]:
 def touch_stream(page) -> Iterator[None]:
     "Play moves the picture; another recording brings another picture and sound; the microphone's becomes one of them."
     panel = page.locator(box).first
-    yield from until(page, "(box) => document.querySelector(box).querySelectorAll('table td').length > 0", box, seconds=60, what='no bars')
+    yield from until(page, "(box) => document.querySelector(box).querySelectorAll('table td').length > 0", box, what='no bars')
     yield from changes(page, 'img', lambda: panel.locator('.widget-play button').first.click())
     yield from changes(page, 'img, audio', lambda: panel.locator('select').first.select_option(index=1))
     panel.get_by_role('button', name='record').click()
     yield from until(page, "(box) => [...document.querySelector(box).querySelectorAll('button')].some(button => button.textContent === 'stop')",
-                     box, seconds=60, what='the microphone does not record')
+                     box, what='the microphone does not record')
     page.wait_for_timeout(1200)
     yield from changes(page, 'audio', lambda: panel.get_by_role('button', name='stop', exact=True).first.click())
     yield from until(page, "(box) => document.querySelector(box).querySelector('select').selectedOptions[0].textContent === 'recorded'", box,
-                     seconds=60, what='what was recorded is not chosen')
+                     what='what was recorded is not chosen')
     yield from sounds(page)
 
 
@@ -245,12 +253,23 @@ def visit(page, name: str) -> Iterator[None]:
     page.evaluate(start_script, slow)
     yield from until(page, done_script, what='the cells do not end', progress=ended_script)
     times.append(time.monotonic())
-    with contextlib.suppress(TimeoutError): yield from until(page, settled_script, seconds=10)
-    cells = page.evaluate(look_script)
+    cells = yield from drawn_cells(page)
     screenshot(page, name)
     if name in touches: yield from touches[name](page)
     times.append(time.monotonic())
     return cells, [round(after - before, 1) for before, after in zip(times, times[1:])]
+
+
+def drawn_cells(page) -> Iterator[None]:
+    "What a notebook shows when everything is drawn, or when for a long time nothing more has been."
+    page.evaluate(load_script)
+    end, before = 0.0, None
+    while True:
+        cells = page.evaluate(look_script)
+        missing = [undrawn(cell) for cell in cells]
+        if missing != before: end, before = time.monotonic() + patience, missing
+        if not any(missing) or time.monotonic() > end: return cells
+        yield
 
 
 def screenshot(page, name: str) -> None:
@@ -264,7 +283,7 @@ def screenshot(page, name: str) -> None:
     while place < page.evaluate(f'() => {outer}.scrollHeight'):
         page.evaluate(f'(top) => {{ {outer}.scrollTop = top }}', place)
         page.wait_for_timeout(100)
-        page.screenshot(path=Path(folder) / f'{name}-{number}.png')
+        page.screenshot(path=Path(folder) / f'{name}-{number}.jpg', quality=85)
         place, number = place + page.evaluate(f'() => {outer}.clientHeight'), number + 1
     page.set_viewport_size({'width': 1280, 'height': 1000})
 
@@ -277,11 +296,12 @@ class Tour:
     def new_page(self):
         "A page with an empty JupyterLab, and the list of what goes wrong in it."
         page, trouble = self.browser.new_page(viewport={'width': 1280, 'height': 1000}), []
+        page.set_default_timeout(1000 * patience)
         page.add_init_script(still_script)
         page.on('requestfailed', lambda request: trouble.append(f'failed request {request.url}'))
         page.on('response', lambda answer: trouble.append(f'answer {answer.status} {answer.url}') if answer.status >= 400 else None)
         page.on('pageerror', lambda error: trouble.append(f'page error {error}'))
-        page.goto(f'{self.lab}/lab/workspaces/{len(self.open)}-{len(self.seen)}?token={token}&reset', wait_until='commit', timeout=1000 * patience)
+        page.goto(f'{self.lab}/lab/workspaces/{len(self.open)}-{len(self.seen)}?token={token}&reset', wait_until='commit')
         return page, trouble
 
     def begin(self, name: str) -> None:
@@ -337,6 +357,15 @@ def kinds(data) -> set[str]:
     return found | {'a panel' for kind in data if 'widget-view' in kind}
 
 
+def undrawn(cell: dict) -> list[str]:
+    "What of a cell's outputs is not on the page, or not yet."
+    lines = ['a plot is not drawn'] if cell['plots'] != sum('a plot' in kinds(data) for data in cell['kinds']) else []
+    for key, text in (('hidden', 'an output does not show'), ('empty_plots', 'an empty plot'), ('empty_images', 'an empty picture'),
+                      ('silent', 'a player without a sound'), ('dead_widgets', 'a panel that does not show')):
+        if cell[key] > 0: lines.append(text)
+    return lines
+
+
 def complaints(name: str, seen: dict) -> list[str]:
     "What is wrong with a notebook, a line each."
     promised, said = promised_kinds(root / 'nbs' / f'{name}.ipynb'), [seen['problem']] if seen['problem'] else []
@@ -345,11 +374,7 @@ def complaints(name: str, seen: dict) -> list[str]:
         if 'a panel' in drawn: drawn |= {'a picture'}  # whose picture is stored
         lines = [*cell['errors'], *cell['warnings'], *(f'{kind} is missing' for kind in sorted(promised.get(cell['number'], set()) - drawn))]
         if cell['unrun']: lines.append('was not run')
-        if cell['plots'] != sum('a plot' in kinds(data) for data in cell['kinds']): lines.append('a plot is not drawn')
-        for key, text in (('empty_plots', 'an empty plot'), ('empty_images', 'an empty picture'), ('silent', 'a player without a sound'),
-                          ('dead_widgets', 'a panel that does not show')):
-            if cell[key]: lines.append(text)
-        said += [f'{name}, cell {cell["number"]}: {line}' for line in lines]
+        said += [f'{name}, cell {cell["number"]}: {line}' for line in lines + undrawn(cell)]
     return said + [f'{name}: {line}' for line in seen['trouble'] if not harmless(line)]
 
 

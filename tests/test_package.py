@@ -44,12 +44,32 @@ print([name for part in (clip, exported, formats, modelfile) for name in part.__
     assert done.stdout.strip() == '[]'
 
 
-def test_wheel_holds_the_package_and_nothing_else(tmp_path):
-    done = subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir', tmp_path, root], capture_output=True, text=True, check=False)
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> Path:
+    "The package as `pip install` would get it."
+    folder = tmp_path_factory.mktemp('wheel')
+    done = subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir', folder, root], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    names = zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist()
+    return next(folder.glob('*.whl'))
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
     assert {name.split('/')[0] for name in names if '.dist-info' not in name} == {'kwspot'}
     assert {f'kwspot/{path.name}' for path in modules} <= set(names)
+
+
+def test_wheel_installs_and_its_command_runs(wheel, tmp_path):
+    command = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', tmp_path, wheel]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    environment = {**os.environ, 'PYTHONPATH': str(tmp_path)}  # its dependencies are those of this interpreter
+    [script] = [path for path in tmp_path.glob('*/kwspot*') if path.parent.name in ('bin', 'Scripts')]
+    done = subprocess.run([script, 'demo', '--help'], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and '--out' in done.stdout, done.stderr[-2000:]
+    done = subprocess.run([sys.executable, '-c', 'import kwspot; print(kwspot.__file__)'], capture_output=True, text=True, check=True,
+                          cwd=tmp_path, env=environment)
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
 
 
 def lacking(function: ast.FunctionDef, lines: list[str]):
