@@ -362,7 +362,7 @@ def train(folder:CorpusFolder, # the corpus
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
     how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, speaker_pattern=speaker_pattern,
-                     decisions=decisions)
+                     decisions=decisions, progress=None if sys.stderr.isatty() else 60.)
     if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
     _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
 

@@ -634,13 +634,20 @@ def say_epoch(
 
 
 def watcher(
-    progress: bool | Callable | None, # True, False, a function of the history's line, or None: only on a terminal
+    progress: bool | float | Callable | None, # see `train`
     recipe: Recipe,                   # how it is trained
-) -> Callable:
+) -> Callable: # of a line of the history
     "What is called after each epoch."
     if callable(progress): return progress
-    show = sys.stderr.isatty() if progress is None else progress
-    return (lambda line: say_epoch(line, recipe.epochs, name=recipe.name)) if show else (lambda line: None)
+    if progress is None: progress = sys.stderr.isatty()
+    if progress is False: return lambda line: None
+    pause, said = 0. if progress is True else float(progress), time.monotonic()
+    def watch(line):
+        nonlocal said
+        if time.monotonic() - said < pause: return
+        said = time.monotonic()
+        say_epoch(line, recipe.epochs, name=recipe.name)
+    return watch
 
 # %% ../nbs/50_training.ipynb #662245ba
 def tensorboard(
@@ -792,12 +799,12 @@ def train(
     decisions: str | Path | pd.DataFrame | None = None,  # to honour; CSV file or table, `decisions.apply_decisions`
     shuffle_window: int | None = None,       # clips among which an epoch is mixed, `shards.window_order`; None: all
     devices: int = 1,                        # GPUs of this host that share the work, see `mirrored`
-    progress: bool | Callable | None = None, # a line an epoch on stderr (None: on a terminal), or what is called
+    progress: bool | float | Callable | None = None, # a line an epoch on stderr, one in so many seconds, or a function
 ) -> Run:
     """Train on the training speakers, choose on the validation speakers, leave a run folder; a killed run goes on.
 
-    On a CPU, the same seed gives the same bits on the same machine, interrupted or not. `TrainingError` in one
-    line for what cannot be trained, gone on with or written."""
+    On a CPU, the same seed gives the same bits on the same machine, interrupted or not. Where progress is None,
+    only a terminal sees any. `TrainingError` in one line for what cannot be trained, gone on with or written."""
     corpus, out = preprocessing.opened(corpus), Path(out)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
@@ -825,7 +832,7 @@ def train_teachers(
     task: str,                     # of all of them
     seed: int,                     # of the pupil; theirs follow
     devices: int = 1,              # see `mirrored`
-    progress: bool | Callable | None,  # see `train`
+    progress: bool | float | Callable | None,  # see `train`
 ) -> list[keras.Model]:            # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
@@ -844,7 +851,7 @@ def begin_or_go_on(
     task: str,        # of its teachers too
     devices: int = 1, # see `mirrored`
     seed: int,        # of everything random
-    progress: bool | Callable | None,  # see `train`
+    progress: bool | float | Callable | None,  # see `train`
 ) -> Run:
     "The part of `train` that writes: the run folder, with its teachers and what was learnt."
     packed = lesson.packed
