@@ -147,7 +147,13 @@ def _connect(root, process):
         raise StorageError(f"{root}: URLs need a further package ({error}); pip install 'kwspot[cloud]'") from None
     except ValueError as error:
         raise StorageError(f'{root}: {error}; give a folder or a URL such as s3://bucket/corpus') from None
+    return _asked_once(system)
+
+def _asked_once(system):
+    "A file system that makes each request once: s3fs counts its tries, gcsfs makes (and logs) its own in a wrapper."
     if hasattr(system, 'retries'): system.retries = 1
+    once = getattr(getattr(type(system), '_request', None), '__wrapped__', None)
+    if once: system._request = once.__get__(system)
     return system
 
 def _system(path):

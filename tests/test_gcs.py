@@ -1,12 +1,10 @@
 """Corpora and shards at gs:// URLs: through gcsfs, from a small imitation of Google's JSON interface on this machine that is busy at times."""
-import asyncio
 import hashlib
 import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
@@ -14,7 +12,6 @@ import pandas as pd
 import pytest
 
 gcsfs = pytest.importorskip('gcsfs')
-pytest.importorskip('gcsfs.retry')
 
 from kwspot import corpus, preprocessing, shards, storage, tables  # noqa: E402
 from kwspot.synth import KEYWORDS, example_corpus  # noqa: E402
@@ -97,7 +94,6 @@ def server():
         patch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{web.server_port}')
         patch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false') # nobody asks Google what kind of bucket it is
         patch.setattr(storage, '_WAITS', (0.01, 0.02, 0.04))
-        patch.setattr(gcsfs.retry, 'asyncio', SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0.01))) # it waits for seconds of its own
         storage._connect.cache_clear()
         gcsfs.GCSFileSystem.clear_instance_cache()
         yield Bucket
@@ -136,5 +132,11 @@ def test_what_does_not_pass_is_one_line(server, wanted, monkeypatch):
         tables.write_table(wanted, 'gs://bucket/claimed')
     with pytest.raises(storage.StorageError, match='exists already'):
         for _ in range(2): storage.write_atomically('gs://bucket/once', b'content', new=True)
+
+
+def test_a_busy_bucket_is_asked_as_often_as_we_want_and_no_more(server, wanted, monkeypatch, capfd):
     monkeypatch.setattr(server, 'busy', 1)
-    with pytest.raises(storage.StorageError, match='too busy'): corpus.index('gs://bucket/corpus')
+    before = server.asked
+    with pytest.raises(storage.StorageError, match='too busy'): storage.open_bytes('gs://bucket/corpus/none.wav')
+    assert server.asked - before == 1 + len(storage._WAITS) # gcsfs would make six requests of each of these
+    assert capfd.readouterr().err == '' # nor does it write what it thinks of them
