@@ -356,7 +356,7 @@ class _Words(NamedTuple):
     "Where the words are."
     folder: str    # holds one folder a word
     words: dict    # {word: entries of its folder}
-    silent: dict   # {name: entries} of the folders beside them that hold no WAV or FLAC
+    silent: dict   # {name: entries} of the folders beside them that hold no recordings
     above: tuple   # the folders gone through on the way, the nearest first
     elsewhere: object = None # `elsewhere.Found` for what is no local folder of clips
 
@@ -393,12 +393,10 @@ def _no_words(folder, listed=None):
     foreign = sorted({os.path.splitext(name)[1] for name in names if name.endswith(_FOREIGN)})
     if any(map(_is_audio, here)):
         return CorpusError(f'{folder}: holds recordings but no word folders; put each into a folder named after '
-                           'its word, '
-                           'or, if this is one word of a corpus, give the folder above')
+                           'its word, or, if this is one word of a corpus, give the folder above')
     if foreign:
         return CorpusError(f'{folder}: holds {" and ".join(foreign)} files but no WAV, FLAC, Opus or MP3; convert '
-                           'them, for instance with '
-                                   f'ffmpeg -i CLIP{foreign[0]} -ar 16000 -ac 1 CLIP.wav')
+                           f'them, for instance with ffmpeg -i CLIP{foreign[0]} -ar 16000 -ac 1 CLIP.wav')
     what = 'holds no folders of WAV, FLAC, Opus or MP3 files' if here else 'is empty'
     return CorpusError(f'{str(folder).removesuffix("::")}: {what}; '
                        'give a folder that holds one folder of recordings for each word')
@@ -798,17 +796,21 @@ def atomic_write(
 # %% ../nbs/00_corpus.ipynb #40e2fb09
 @contextmanager
 def atomic_folder(
-    path:str|os.PathLike, # the folder to write; must be missing or empty
+    path:str|os.PathLike, # the folder to write
+    *,
+    replace:bool=False, # what is there goes when the new folder is whole; else it must be missing or empty
 )->Iterator[Path]: # the temporary folder to write into
     """The same for a folder with all that is in it: renamed to `path` when the block ends, removed with
-    everything when it fails."""
+    everything when it fails. Raises `CorpusError` before the block where something is in the way."""
     path = Path(path)
     temporary = _beside(path)
     with _writing(path):
+        if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise CorpusError(f'{path}: is there already and is no empty folder; choose another place, or remove it')
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            if path.is_dir(): path.rmdir()
+            if path.is_dir(): (shutil.rmtree if replace else os.rmdir)(path)
             os.replace(temporary, path)
         finally: shutil.rmtree(temporary, ignore_errors=True)
 
@@ -974,8 +976,8 @@ def _download(url, part, *, n_bytes=None, timeout=30, show=None):
         wait = next(waits, None) if arrived or not isinstance(reason, _Unreachable) else None
         if wait is None:
             raise CorpusError(f'{url}: cannot be fetched ({reason}); check the network and run again, what has '
-                              'arrived is kept, '
-                              f'or bring the archive to {part.with_suffix("")} by other means') from None
+                              f'arrived is kept, or bring the archive to {part.with_suffix("")} by other '
+                              'means') from None
         time.sleep(wait)
 
 # %% ../nbs/00_corpus.ipynb #153299a4
@@ -1016,8 +1018,8 @@ def _zip_entries(archive):
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ArchiveError(f'{archive}: entry {entry.filename!r} is a link; nothing was unpacked, do not '
                                    'use this archive')
-            yield entry.filename, calendar.timegm((*entry.date_time, 0, 0,
-                                                   0)), None if entry.is_dir() else packed.open(entry)
+            changed = calendar.timegm((*entry.date_time, 0, 0, 0))
+            yield entry.filename, changed, None if entry.is_dir() else packed.open(entry)
 
 # %% ../nbs/00_corpus.ipynb #8a6fca94
 def _write_entries(entries, archive, folder, show):
@@ -1140,8 +1142,7 @@ def _download_verified(release, part, timeout, show):
     if digest == release.sha256: return part
     _discard(part)
     raise CorpusError(f'{release.url}: has the checksum {digest[:12]}..., not {release.sha256[:12]}...; the '
-                      'download is removed, run again '
-                      'or check address and checksum')
+                      'download is removed, run again or check address and checksum')
 
 # %% ../nbs/00_corpus.ipynb #8bbf3283
 def real_data()->Path|None: # the folder, or None where there is none

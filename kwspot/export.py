@@ -9,7 +9,6 @@ __all__ = ['TOLERANCE', 'AGREEMENT', 'proof_corpus', 'training_clips', 'odd_clip
 
 # %% ../nbs/71_export.ipynb #7d26200e
 import contextlib
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -193,9 +192,7 @@ def new_place(
     if place.suffix:
         with atomic_write(place) as temporary: yield temporary
         return
-    with atomic_folder(place) as temporary:
-        yield temporary
-        shutil.rmtree(place, ignore_errors=True)
+    with atomic_folder(place, replace=True) as temporary: yield temporary
 
 
 def write_proved(

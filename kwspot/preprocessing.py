@@ -573,7 +573,7 @@ def _only_one(folder):
 # %% ../nbs/30_preprocessing.ipynb #e651ea59
 def _explain(error, folder, n_bytes):
     "One line for what the system said while a pack of `n_bytes` was written."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): # Windows has no EDQUOT
         return (f'{folder}: the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, '
                 "twice that where it takes an older one's place: make room or choose another folder")
     return f'{folder}: cannot be written ({(error.strerror or str(error)).lower()}); choose another folder'

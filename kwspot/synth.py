@@ -11,11 +11,11 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
            'room_response', 'microphone_response', 'speaker_response', 'trim', 'pronounce', 'voice_word',
            'move_formants', 'sample_rows', 'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word',
            'prepare', 'make_clip', 'to_int16', 'deal_clips', 'draw_lengths', 'wav_bytes', 'write_speaker',
-           'write_noise', 'noise_seconds', 'run_tasks', 'whole_folder', 'explain', 'clip_counts', 'make_corpus',
-           'corpus_tasks', 'digest', 'example_corpus']
+           'write_noise', 'noise_seconds', 'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest',
+           'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
-import _ctypes, ctypes, errno, hashlib, multiprocessing, os, re, shutil, signal, struct, sys, uuid, zlib
+import _ctypes, ctypes, hashlib, multiprocessing, os, re, signal, struct, sys, zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ import pandas as pd
 import platformdirs
 from scipy import fft, signal as dsp
 
-from .corpus import NOISE, CorpusError, index, track, which_set
+from .corpus import NOISE, CorpusError, atomic_folder, index, track, which_set
 
 # %% ../nbs/01_synth.ipynb #7bb1c26b
 KEYWORDS = ('yes', 'no', 'up', 'down', 'left', 'right', 'on', 'off', 'stop', 'go')
@@ -779,35 +779,6 @@ def run_tasks(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../nbs/01_synth.ipynb #6b1d0471
-@contextmanager
-def whole_folder(
-    folder: Path,  # where the result goes; must not exist, or be empty
-):  # a temporary folder beside it
-    """A folder that appears when all of it is there, or not at all. Raises `SynthError` if the place is taken
-    or cannot be written."""
-    partial = folder.parent / f'.{folder.name}.partial-{uuid.uuid4().hex[:8]}'
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SynthError(f'{folder} exists and is not an empty folder: choose another place or remove it')
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists(): folder.rmdir()
-        os.replace(partial, folder)
-    except OSError as error:
-        raise SynthError(f'cannot write {folder}: {explain(error)}') from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def explain(error: OSError) -> str:  # a few words
-    "Why a file could not be written, in plain words."
-    reasons = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up',
-               errno.EROFS: 'the disk is read-only',
-               errno.EACCES: 'permission denied', errno.EPERM: 'permission denied',
-               errno.ENOTDIR: 'a part of its path is a file'}
-    return reasons.get(error.errno or 0, ' '.join(str(error).split()))
-
 # %% ../nbs/01_synth.ipynb #12596d88
 _FOLDER_NAME = re.compile(  # one that every system takes
     r"""(?!(con|nul|aux|prn)$)[^\s._\\/:*?"<>|\x00-\x1f]([^\\/:*?"<>|\x00-\x1f]*[^\s.\\/:*?"<>|\x00-\x1f])?""",
@@ -858,7 +829,7 @@ def make_corpus(
     progress: bool | None = None,  # show progress; on a terminal if None
 ) -> pd.DataFrame:  # `corpus.index(folder)`
     """Write a synthetic corpus in Speech Commands' layout, whole or not at all. Raises `SynthError` for what
-    cannot be made or written."""
+    cannot be made, `CorpusError` where it cannot be written."""
     folder, table = Path(folder), clip_counts(n_clips, words, counts, seed)
     total = sum(n for n, _ in table.values())
     if n_speakers is not None and n_speakers < 1: raise SynthError(f'n_speakers is {n_speakers}: give 1 or more')
@@ -866,10 +837,10 @@ def make_corpus(
     load_espeak()
     for word in table: phonemes(word)
     speakers = draw_speakers(n_speakers, seed)
-    with whole_folder(folder) as partial:
-        for word in (*table, NOISE): (partial / word).mkdir()
-        (partial / NOISE / 'README.md').write_text(NOISE_README, encoding='utf-8', newline='\n')
-        tasks = corpus_tasks(partial, table, speakers, seed)
+    with atomic_folder(folder) as part:
+        for word in (*table, NOISE): (part / word).mkdir()
+        (part / NOISE / 'README.md').write_text(NOISE_README, encoding='utf-8', newline='\n')
+        tasks = corpus_tasks(part, table, speakers, seed)
         n_workers = n_workers or (1 if total < 300 else min(os.cpu_count() or 1, 16))
         done = run_tasks(tasks, n_workers)
         for _ in track(done, total=len(tasks), label='speaking', show=progress): pass
@@ -919,6 +890,6 @@ def example_corpus(
     folder = platformdirs.user_cache_path('kwspot') / f'example-{n_clips}-{key}'
     if not folder.is_dir():
         try: make_corpus(folder, n_clips=n_clips)
-        except SynthError:
+        except CorpusError:
             if not folder.is_dir(): raise  # another process may have made it meanwhile
     return folder
