@@ -38,8 +38,7 @@ KINDS = {'depthwise convolutions': 'Depthwise', 'other convolutions': 'Conv', 'm
 
 def threads_of_tensorflow(threads):
     "What has to be said before TensorFlow does anything."
-    from kwspot import quiet_tensorflow  # noqa: F401
-    import tensorflow as tf
+    from kwspot.quiet_tensorflow import tensorflow as tf
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 

@@ -16,7 +16,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 import numpy as np
 import tensorflow as tf

@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'FRONTEND', 'SubSpectralNorm', 'BinsConv', 'bc_block', 'bc_resnet']
 
 # %% ../nbs/44_bcresnet.ipynb #456fae47
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 from keras import ops
 

@@ -106,7 +106,7 @@ def tf_data_pipeline(clips:pd.DataFrame, # an index of word clips
                      folder:Path,        # where the features go
                      ) -> None:
     "tf.data with decode_wav and tf.signal, parallel and batched, as TensorFlow's audio tutorial has it."
-    from kwspot import quiet_tensorflow  # noqa: F401 (before TensorFlow: keeps its greeting away)
+    from kwspot.quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
     import tensorflow as tf
     mel = tf.signal.linear_to_mel_weight_matrix(40, 257, 16000, 20.0, 8000.0)
     def read(path): return tf.squeeze(tf.audio.decode_wav(tf.io.read_file(path), 1, 16000)[0], -1)

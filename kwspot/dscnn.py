@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'separable_block', 'ds_cnn']
 
 # %% ../nbs/42_dscnn.ipynb #cac9a039
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 
 from .modelling import normalised, register

@@ -28,7 +28,7 @@ from .formats import (  # noqa: F401
     litert_converter, operations, quantised, relu_pairs, save_model, without_ranges, write_c, write_keras,
     write_litert, write_litert_int8, write_litert_stream, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
-    FACTS, ExportError, attach_facts, attached_facts, check_facts, facts_as_files, quiet, seal, unsealed)
+    FACTS, ExportError, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
 
 # %% ../nbs/71_export.ipynb #e496a6bf
 def proof_corpus(

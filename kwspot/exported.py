@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from .formats import FORMATS, as_waveforms
-from .modelfile import FACTS, ExportError, attached_facts, check_facts, quiet, unsealed
+from .modelfile import FACTS, ExportError, attached_facts, check_facts, unsealed
+from .quiet_tensorflow import quiet
 
 # %% ../nbs/69_exported.ipynb #4bd9cf9c
 @dataclass(frozen=True)
@@ -174,8 +175,7 @@ def run_savedmodel(
     n_threads: int,  # not used
 ) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A SavedModel as a function."
-    from kwspot import quiet_tensorflow  # noqa: F401
-    import tensorflow as tf
+    from kwspot.quiet_tensorflow import tensorflow as tf
     with quiet(): model = tf.saved_model.load(str(folder))
     return 'tensorflow', lambda waveforms: model.serve(waveforms).numpy()
 

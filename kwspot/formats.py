@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .modelfile import FACTS, ExportError, attach_facts, facts_as_files, quiet, seal
+from .modelfile import FACTS, ExportError, attach_facts, facts_as_files, seal
+from .quiet_tensorflow import quiet
 
 # %% ../nbs/68_formats.ipynb #806882b2
 FORMATS = {'keras': 'model.keras', 'savedmodel': 'savedmodel', 'litert': 'model.tflite',

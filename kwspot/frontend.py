@@ -6,7 +6,7 @@
 __all__ = ['cut_frames', 'power_fft', 'power_folded', 'Frontend', 'LogSpectrogram', 'LogMel', 'MFCC', 'smoother_matrix', 'PCEN']
 
 # %% ../nbs/31_frontend.ipynb #6036ebd3
-from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import inspect
 import keras
 import numpy as np

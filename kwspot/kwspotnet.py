@@ -8,7 +8,7 @@ __all__ = ['SPREAD', 'FRONTEND', 'RemoveLevel', 'conv_2d', 'picture_block', 'ste
 # %% ../nbs/46_kwspotnet.ipynb #d2c88fb7
 from collections.abc import Sequence
 
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 from keras import ops
 

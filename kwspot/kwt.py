@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'FRONTEND', 'Attention', 'ClassToken', 'layer_norm', 'LayerNorm', 'transformer_layer', 'kwt']
 
 # %% ../nbs/45_kwt.ipynb #e1293a2f
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 import tensorflow as tf
 from keras import ops

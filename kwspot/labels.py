@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'LABEL_RECIPE', 'confident_words', 'confident_joint', 'nei
            'judge_with_networks', 'find_label_issues', 'plant_wrong_labels', 'found_at', 'add_labels']
 
 # %% ../nbs/61_labels.ipynb #ba88dcca
-from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import dataclasses
 import hashlib
 import json

@@ -6,7 +6,7 @@
 __all__ = ['split_randomly', 'split_by_speaker', 'train_on_features', 'score_features', 'reference_training', 'speaker_leak']
 
 # %% ../nbs/51_leak.ipynb #e4c9d418
-from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import math
 from collections.abc import Sequence
 

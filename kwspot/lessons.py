@@ -8,7 +8,7 @@ __all__ = ['TrainingWarning', 'endless_shuffle', 'plan_epoch', 'pack_place', 'pa
            'speaker_folds']
 
 # %% ../nbs/49_lessons.ipynb #b2c0f004
-from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import hashlib
 import math
 import warnings

@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'FRONTEND', 'separable_1d', 'matchbox_block', 'matchboxnet']
 
 # %% ../nbs/43_matchboxnet.ipynb #ff27afb8
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 
 from .modelling import as_sequence, conv_1d, normalised, register

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 import matplotlib.pyplot as plt
 import pandas as pd

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import quiet, tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 import numpy as np
 import tensorflow as tf
@@ -27,7 +27,7 @@ from . import modelling
 from .bcresnet import BinsConv
 from .corpus import CorpusError, atomic_write
 from .kwspotnet import RemoveLevel
-from .modelfile import attach_facts, quiet, seal
+from .modelfile import attach_facts, seal
 
 # %% ../nbs/47_stateful.ipynb #f666ae27
 class StateError(CorpusError):

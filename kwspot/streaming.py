@@ -26,7 +26,8 @@ from .events import plot_answers, smoothed
 from .exported import at_temperature, calibrated, load_exported, model_mark
 from .exported import stored_temperature, temperature_of
 from .formats import FORMATS
-from .modelfile import attached_facts, quiet, unsealed
+from .modelfile import attached_facts, unsealed
+from .quiet_tensorflow import quiet
 
 # %% ../nbs/70_streaming.ipynb #1c67ebdf
 @dataclass(frozen=True)

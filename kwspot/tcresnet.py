@@ -8,7 +8,7 @@ __all__ = ['PAPER', 'FRONTEND', 'tc_block', 'tc_resnet']
 # %% ../nbs/41_tcresnet.ipynb #0da586b5
 from collections.abc import Sequence
 
-from . import quiet_tensorflow  # noqa: F401  loads TensorFlow without its messages, so it comes before Keras
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
 
 from .modelling import as_sequence, conv_1d, normalised, register

@@ -9,11 +9,11 @@ __all__ = ['RUN_FORMAT', 'Learner', 'mixed_policy', 'new_network', 'new_optimise
            'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder',
            'only_run', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead', 'teach',
            'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
-           'describe', 'finished', 'settings_of', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on',
-           'wherever', 'train_sweep', 'train_seeds', 'spread']
+           'describe', 'finished', 'settings_of', 'check_epochs', 'check_earlier', 'train', 'train_teachers',
+           'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
-from . import quiet_tensorflow  # noqa: F401 (before Keras: keeps its greeting away)
+from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import dataclasses
 import errno
 import importlib.util
@@ -767,6 +767,17 @@ def settings_of(
                         'or None for a whole epoch')
 
 
+def check_epochs(
+    out: Path,    # the run folder
+    epochs: int,  # asked for
+) -> None:
+    "`TrainingError` where the run has had more epochs than are asked for: none can be taken back."
+    done = len(load_run(out).history) if (out / 'history.csv').is_file() else 0
+    if done > epochs:
+        raise TrainingError(f'{out}: has had {done} epochs already, and {epochs} are asked for; ask for {done} or more, '
+                            'or name another folder')
+
+
 def check_earlier(
     out: Path,          # the run folder
     settings: Mapping,  # of `settings_of`
@@ -778,7 +789,9 @@ def check_earlier(
     if not (out / 'run.json').is_file(): return None, chosen
     earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'shuffle_window', 'devices'))
     check_same(out, earlier, {**unnamed, **settings, 'recipe': dataclasses.asdict(chosen)})
-    if epochs_given: return earlier, chosen
+    if epochs_given:
+        check_epochs(out, chosen.epochs)
+        return earlier, chosen
     return earlier, dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
 
 # %% ../nbs/50_training.ipynb #f581ee05
