@@ -81,6 +81,14 @@ def _opened(folder:str,             # a corpus, or a pack
                              'packs')
 
 # %% ../nbs/80_cli.ipynb #a759711e
+def _words(text:str, # with commas between the words
+           ) -> list[str]:
+    "The words; `typer.BadParameter` where there are none."
+    words = [word.strip() for word in text.split(',') if word.strip()]
+    if not words: raise typer.BadParameter(f'{text!r} names none; separate several by commas')
+    return words
+
+
 def _show(result:dict,                # what `--json` prints
           as_json:bool,               # the user's choice
           human:Callable[[dict], None], # prints the same for people
@@ -129,7 +137,7 @@ def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpu
     "Write a synthetic corpus: words spoken by many synthetic speakers, in Speech Commands layout."
     from kwspot.synth import WORDS, make_corpus
     if clips and counts: raise typer.BadParameter('--counts says how many clips there are; leave --clips out')
-    wanted = [word.strip() for word in words.split(',') if word.strip()] if words else list(WORDS)
+    wanted = list(WORDS) if words is None else _words(words)
     index = make_corpus(folder, n_clips=None if counts else clips or 6000, words=wanted, counts=counts, seed=seed)
     _show(_corpus_facts(folder, index), as_json, _say_corpus)
 
@@ -499,8 +507,7 @@ def export(run:RunFolder, # what to ship
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
     from kwspot import export as exporting
     from kwspot import training
-    wanted = tuple(name.strip() for name in formats.split(',') if name.strip())
-    if not wanted: raise typer.BadParameter('names no format', param_hint='--format')
+    wanted = _words(formats) # before the run is looked for
     figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus)
     _show(json.loads(json.dumps(figures, default=_plain)), as_json, _say_exports)
 
@@ -597,7 +604,7 @@ def stream(run:RunOrExport, # the model
     from kwspot import streaming
     sources = sum([file is not None, microphone, fit is not None])
     if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
-    wanted = None if words is None else [word.strip() for word in words.split(',') if word.strip()]
+    wanted = None if words is None else _words(words)
     if fit is not None: return _show(_fit_stream(run, fit, wanted, per_hour, hours), as_json, _say_fit)
     listener = streaming.open_listener(run)
     threshold = threshold or streaming.stored_threshold(run, wanted)

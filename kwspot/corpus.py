@@ -290,7 +290,9 @@ def read_clip(
     sample_rate:int|None=16000, # in Hz: other rates are resampled to it; None keeps the file's own
 )->np.ndarray: # (n_samples,) mono, int16
     """The samples of a recording as 16-bit mono at `sample_rate`, resampled before rounding, by soxr at high
-    quality. Raises `ClipError` where there are none to be had."""
+    quality. Raises `ClipError` where there are none to be had, `ValueError` for a rate below 1 Hz."""
+    if sample_rate is not None and sample_rate < 1:
+        raise ValueError(f'sample_rate is {sample_rate} Hz; give 1 or more, or None for the rate of the file')
     values, rate = _mono(path)
     if sample_rate is not None and rate != sample_rate:
         import soxr

@@ -143,6 +143,8 @@ def make_task(
     index:pd.DataFrame, # of the corpus: `word`, and `n_samples` to leave unreadable clips out
 )->Task:
     "The task of that name for a corpus. `CorpusError` where the corpus has one word only, or lacks one of them."
+    if not isinstance(spec, str):
+        raise CorpusError(f'task {spec!r}: is no text; give words, kaggle12, or words with commas between, as yes,no,stop')
     usable = index[index['n_samples'] > 0] if 'n_samples' in index else index
     words = sorted(set(usable['word']) - {NOISE})
     if len(words) < 2:
@@ -418,6 +420,8 @@ def _read_rows_of(file, audio, rows, out):
     return True
 
 # %% ../nbs/30_preprocessing.ipynb #bf76b285
+_SPLITS = ('train', 'valid', 'test', 'all')
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     "A packed corpus, opened for reading."
@@ -438,12 +442,14 @@ class Packed:
     def select(self,
         *,
         split:str|None=None, # 'train', 'valid' or 'test'; None or 'all': every one
-        words:Iterable[str]|None=None, # None: all words
+        words:str|Iterable[str]|None=None, # None: all words
     )->np.ndarray: # (n,) int64
-        "The numbers of the rows that can be used."
+        "The numbers of the rows that can be used. `ValueError` for a split that there is not."
+        if split not in (None, *_SPLITS): raise ValueError(f'split {split!r} is none of {", ".join(_SPLITS)}')
         chosen = self.clips['ok'].to_numpy(copy=True)
         if split not in (None, 'all'): chosen &= (self.clips['split'] == split).to_numpy()
-        if words is not None: chosen &= self.clips['word'].isin(list(words)).to_numpy()
+        if words is not None:
+            chosen &= self.clips['word'].isin([words] if isinstance(words, str) else list(words)).to_numpy()
         return np.flatnonzero(chosen)
 
     def read(self,
@@ -637,6 +643,11 @@ def _mended(clips, sample_rate, n_samples):
                                expected=expected[part]) for part in parts)
 
 # %% ../nbs/30_preprocessing.ipynb #1d520380
+def _check_lengths(sample_rate, n_samples):
+    "`CorpusError` unless clips of that rate and length can be made."
+    if min(sample_rate, n_samples) < 1:
+        raise CorpusError(f'sample_rate is {sample_rate} Hz and n_samples {n_samples}; both must be 1 or more')
+
 def _parted(index):
     "Clips and noise recordings of an index, without what an earlier pack said of them."
     lacking = [column for column in _COLUMNS if column not in index]
@@ -688,6 +699,7 @@ def pack(
     """Store every clip of an index once; at once if that is done and the corpus unchanged. Raises `CorpusError`,
     warns of clips left out."""
     folder = Path(os.path.abspath(os.path.expanduser(folder)))
+    _check_lengths(sample_rate, n_samples)
     clips, noise = _parted(index)
     mark = fingerprint(index) # taken before reading: a clip that changes from now on is noticed by the next pack
     if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
@@ -725,6 +737,7 @@ def batches(
     shuffle:bool=True, # False: in the order of `rows`
 )->Iterator[tuple[np.ndarray, np.ndarray]]: # (batch_size, n_samples) int16 and (batch_size,) int64
     "The clips of one epoch and the numbers of their rows, a batch at a time; one batch is in memory."
+    if batch_size < 1: raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
     order = shuffled(rows, seed=seed, epoch=epoch) if shuffle else np.asarray(rows, np.int64)
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
@@ -761,9 +774,8 @@ def silence_clips(
 )->np.ndarray: # (n, n_samples) int16
     """Clips without a word: windows of noise at many levels, and zeros. Where the split has no recordings the noise
     is made, with a warning."""
-    splits = ('train', 'valid', 'test', 'all')
-    if split not in splits: raise ValueError(f'split {split!r} is none of {", ".join(splits)}')
-    rng = np.random.default_rng([seed, splits.index(split)])
+    if split not in _SPLITS: raise ValueError(f'split {split!r} is none of {", ".join(_SPLITS)}')
+    rng = np.random.default_rng([seed, _SPLITS.index(split)])
     usable = packed.noise_table[packed.noise_table['n_samples'] > 0]
     recordings = usable if split == 'all' else usable[usable['split'] == split]
     if recordings.empty:

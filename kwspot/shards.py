@@ -20,8 +20,8 @@ import pandas as pd
 import kwspot
 from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning, _not_shared, fingerprint
-from .preprocessing import (_BUFFER, Packed, _check_seen, _mended, _names, _npy_header, _Open,
-                                  _parted, _states, _write_noise, read_rows)
+from .preprocessing import (_BUFFER, Packed, _check_seen, _check_lengths, _mended, _names, _npy_header,
+                                  _Open, _parted, _states, _write_noise, read_rows)
 from .elsewhere import fetched
 from .storage import about_file, claim, exists, is_url, join, list_folder, open_bytes
 from .storage import remove, write_atomically, writing
@@ -409,6 +409,7 @@ def pack_shards(
     has changed since, is kept. `CorpusError` where nothing can be packed or written, or another run is packing;
     warns of clips left out."""
     folder = _place(folder)
+    _check_lengths(sample_rate, n_samples)
     clips, noise = _parted(index)
     mark = fingerprint(index) # taken before reading: a clip that changes from now on is noticed by the next run
     dealt, how = deal(clips, clips_per_shard, mixed=mixed), {'sample_rate': sample_rate, 'n_samples': n_samples}

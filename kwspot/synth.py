@@ -792,6 +792,7 @@ def clip_counts(
     seed: int,  # seed of the corpus
 ) -> dict:  # word -> (n_clips, n_other_length)
     "How many clips of each word. Raises `SynthError` for what cannot be made."
+    if isinstance(words, str): raise SynthError(f'words is {words!r}: give a list of words, such as {[words]}')
     words = list(dict.fromkeys(words))
     if not words: raise SynthError('no words given: name at least one')
     for word in words:
