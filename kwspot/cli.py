@@ -61,7 +61,8 @@ def _on_disk(place:Path | None, # where something is to be written
              ) -> Path | None:
     "The place; one line where it is a URL."
     if re.match(r'[a-z][a-z0-9]+:/', str(place)):
-        raise typer.BadParameter(f'{place} is a URL; name a place on a disk of this machine')
+        url = str(place).replace(':/', '://', 1) # of which Path made one slash
+        raise typer.BadParameter(f'{url} is a URL; name a place on a disk of this machine')
     return place
 
 
@@ -286,17 +287,6 @@ def _plain(value, # a NumPy scalar or a path
            ) -> object:
     "What `json` cannot write, as what it can."
     return value.item() if hasattr(value, 'item') else str(value)
-
-# %% ../nbs/80_cli.ipynb #f9471ded
-def _write_table(table,    # a DataFrame
-                 out:Path, # .parquet or .csv
-                 ) -> None:
-    "Write a table whole or not at all."
-    from kwspot.corpus import atomic_write
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as part:
-        if out.suffix == '.csv': table.to_csv(part, index=False)
-        else: table.to_parquet(part, index=False)
 
 # %% ../nbs/80_cli.ipynb #2e17c13d
 def _say_audit(result:dict, # what `audit --json` prints
@@ -666,7 +656,8 @@ def _listen(streamer,          # streaming.Streamer
         print(json.dumps(dict(source=file or 'microphone', seconds=round(streamer.seconds, 3), events=events),
                          ensure_ascii=False))
     if levels.note and not problem:
-        print(f'kwspot: note: {file or "the microphone"} {levels.note}', file=sys.stderr)
+        source = {'-': 'standard input', None: 'the microphone'}.get(file, file)
+        print(f'kwspot: note: {source} {levels.note}', file=sys.stderr)
     if problem: raise problem
 
 # %% ../nbs/80_cli.ipynb #d5cdd921
@@ -739,7 +730,7 @@ def run_demo(out:Path,             # a folder; what an earlier demo left there i
     index = corpus.index(folder)
     say('auditing every clip')
     table = anomaly.audit(index)
-    _write_table(table, out / 'audit.csv')
+    _write_audit(table, str(out / 'audit.csv'))
     found = anomaly.audit_summary(table)
     findings = {f['finding']: int(f['n_clips']) for f in found.to_dict('records') if f['n_clips']}
     say('training on the training speakers')
