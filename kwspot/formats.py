@@ -191,9 +191,9 @@ def check_spared(
     content: bytes,        # a LiteRT model in 8 bits
     spared: Sequence[str], # names of the frontend's tensors, in order; the last are the features
 ) -> None:
-    "`ExportError` if a step of the frontend, or what it hears, is in 8 bits after all."
+    "`ExportError` if what leads to the features, or what the frontend hears, is in 8 bits after all."
     steps = operations(content)
-    mine = [at for at, (_, outputs) in enumerate(steps) if set(outputs) & set(spared)]
+    mine = [at for at, (_, outputs) in enumerate(steps) if set(outputs) & set(spared[:-1])]
     if not mine or 'QUANTIZE' in [kind for kind, _ in steps[:mine[-1]]]:
         raise ExportError('litert-int8: the converter put the frontend into 8 bits, which it cannot bear; use litert')
 
@@ -213,7 +213,7 @@ def as_waveforms(
 def quantised(
     converter: Any,  # tf.lite.TFLiteConverter
     clips: np.ndarray,  # (n, n_samples) int16: what occurs
-    spared: Sequence[str], # names of the frontend's tensors, in order, which stay in float32
+    spared: Sequence[str], # names of the frontend's tensors, in order; all before the last stay in float32
 ) -> bytes:
     "The model with everything else in 8 bits. `ExportError` if the converter will not have it so."
     import tensorflow as tf
@@ -221,10 +221,8 @@ def quantised(
         for clip in as_waveforms(clips): yield [clip[None]]
     converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], examples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(spared))
     with quiet():
-        debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples,
-                                                             debug_options=options)
+        debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=examples)
         if spared: debugger.calibrated_model = without_ranges(debugger.calibrated_model, spared[:-1])
         content = debugger.get_nondebug_quantized_model()
     if spared: check_spared(content, spared)
