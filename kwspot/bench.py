@@ -299,7 +299,7 @@ def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None
           training:bool=True,    # race an epoch of training too
           use:bool=True,         # race exported networks too
           say: Callable[[str], None]=lambda text: None, # told what begins
-          ) -> pd.DataFrame:     # stage, peer, kwspot and other in clips/s, ratio; of a stream: seconds of audio a second
+          ) -> pd.DataFrame:     # stage, peer, kwspot and other (clips/s; a stream: seconds of audio a second), ratio
     "kwspot's speeds beside its peers', measured in this process, one after the other."
     if folder is None:
         from kwspot.synth import make_corpus

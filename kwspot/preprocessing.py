@@ -144,7 +144,8 @@ def make_task(
 )->Task:
     "The task of that name for a corpus. `CorpusError` where the corpus has one word only, or lacks one of them."
     if not isinstance(spec, str):
-        raise CorpusError(f'task {spec!r}: is no text; give words, kaggle12, or words with commas between, as yes,no,stop')
+        raise CorpusError(f'task {spec!r}: is no text; give words, kaggle12, or words with commas between, as '
+                          'yes,no,stop')
     usable = index[index['n_samples'] > 0] if 'n_samples' in index else index
     words = sorted(set(usable['word']) - {NOISE})
     if len(words) < 2:

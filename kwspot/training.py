@@ -774,8 +774,8 @@ def check_epochs(
     "`TrainingError` where the run has had more epochs than are asked for: none can be taken back."
     done = len(load_run(out).history) if (out / 'history.csv').is_file() else 0
     if done > epochs:
-        raise TrainingError(f'{out}: has had {done} epochs already, and {epochs} are asked for; ask for {done} or more, '
-                            'or name another folder')
+        raise TrainingError(f'{out}: has had {done} epochs already, and {epochs} are asked for; ask for {done} or '
+                            'more, or name another folder')
 
 
 def check_earlier(
