@@ -805,16 +805,21 @@ def atomic_folder(
     """The same for a folder with all that is in it: renamed to `path` when the block ends, removed with
     everything when it fails. Raises `CorpusError` before the block where something is in the way."""
     path = Path(path)
-    temporary = _beside(path)
+    temporary, before = _beside(path), _beside(path)
     with _writing(path):
         if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CorpusError(f'{path}: is there already and is no empty folder; choose another place, or remove it')
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            if path.is_dir(): (shutil.rmtree if replace else os.rmdir)(path)
-            os.replace(temporary, path)
-        finally: shutil.rmtree(temporary, ignore_errors=True)
+            if path.is_dir() and not replace: path.rmdir() # which fails where somebody has filled it since
+            if path.is_dir(): os.replace(path, before) # in one step, and back where the next one fails
+            try: os.replace(temporary, path)
+            except BaseException:
+                if before.exists(): os.replace(before, path)
+                raise
+        finally:
+            for left in (temporary, before): shutil.rmtree(left, ignore_errors=True)
 
 # %% ../nbs/00_corpus.ipynb #3db2fd66
 @contextmanager

@@ -233,8 +233,8 @@ def open_features(
         clips = pd.read_parquet(folder / 'clips.parquet')
         if values.shape != (len(clips), *about['shape']): raise ValueError('the files do not belong together')
     except (OSError, ValueError, KeyError) as error:
-        raise CorpusError(f'{folder}: no features that can be read ({str(error).splitlines()[0]}); extract them '
-                          'again') from None
+        reason = (getattr(error, 'strerror', None) or str(error).splitlines()[0]).lower()
+        raise CorpusError(f'{folder}: no features that can be read ({reason}); extract them again') from None
     return Extracted(folder, values, clips, about)
 
 # %% ../nbs/33_extract.ipynb #339e6df7
