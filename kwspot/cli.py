@@ -728,6 +728,9 @@ def run_demo(out:Path,             # a folder; what an earlier demo left there i
         say(f'synthesising {n_clips:,} clips')
         synth.make_corpus(folder, n_clips=n_clips, seed=seed)
     index = corpus.index(folder)
+    if (n_there := int((index.word != corpus.NOISE).sum())) != n_clips:
+        raise corpus.CorpusError(f'{folder}: holds the {n_there:,} clips of an earlier demo, and {n_clips:,} are '
+                                 f'asked for; say --clips {n_there} or name another --out')
     say('auditing every clip')
     table = anomaly.audit(index)
     _write_audit(table, str(out / 'audit.csv'))

@@ -24,10 +24,10 @@ def as_samples(
     scale:float=1., # what full scale becomes: 1 for floats in [-1, 1], 32768 for the raw integers
     dtype:type=np.float64, # float64 or float32
 ) -> np.ndarray: # (..., n_samples) of `dtype`, in [-scale, scale]
-    "The clip as floating-point samples, the same from int16 and from float. `TypeError` for any other type."
+    "The clip as floating-point samples, the same from int16 and from float. `ValueError` for any other type."
     clip = np.asarray(clip)
     if clip.dtype != np.int16 and clip.dtype.kind != 'f':
-        raise TypeError(f'a clip of type {clip.dtype}: give int16, or float in [-1, 1]')
+        raise ValueError(f'a clip of type {clip.dtype}: give int16, or float in [-1, 1]')
     full_scale = 32768 if clip.dtype == np.int16 else 1
     return clip.astype(dtype) * dtype(scale / full_scale)
 

@@ -105,9 +105,9 @@ class Frontend(_Shaped):
         waveform, # (batch, n_samples) tensor, float in [-1, 1]
         training:bool=False, # the FFT instead of the matrix product
     ): # (batch, n_frames, n_features) tensor, float32
-        "Frames, their spectrum, and what `from_power` makes of it. `TypeError` for integers."
+        "Frames, their spectrum, and what `from_power` makes of it. `ValueError` for integers."
         if 'float' not in keras.backend.standardize_dtype(waveform.dtype):
-            raise TypeError(f'{self.name} takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32768')
+            raise ValueError(f'{self.name} takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32768')
         _, n_frames, n_features = self.compute_output_shape(waveform.shape)
         half = self.lengths.frame // 2
         if self.options.get('center'): waveform = ops.pad(waveform, [[0, 0], [half, half]])
