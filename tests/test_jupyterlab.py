@@ -5,6 +5,7 @@ is skipped without them. Cells flagged `slow` or `data` are left as they are sto
 KWSPOT_SCREENSHOTS names a folder for a picture of each notebook. On Linux the kernels are forked from a process that has imported TensorFlow
 (`warm_kernel.py`), which saves minutes; KWSPOT_LAB_COLD=1 starts each as Jupyter does.
 """
+import base64
 import contextlib
 import json
 import os
@@ -25,6 +26,7 @@ notebooks = sorted(path.stem for path in (root / 'nbs').glob('*.ipynb'))
 playwright = pytest.importorskip('playwright.sync_api', reason='the browser test needs playwright: pip install ".[dev]"')
 token, patience = 'kwspot', 240  # of the server; seconds without any progress, on whatever machine
 at_once = (os.cpu_count() or 1) + 1  # notebooks open at the same time
+environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONPATH': str(root)}  # whose kwspot nbdev_test has compiled already
 slow = bool(os.environ.get('KWSPOT_LAB_SLOW'))
 flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
          '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--disable-background-timer-throttling',
@@ -139,7 +141,7 @@ def kernels() -> Iterator[dict[str, str]]:
     if sys.platform != 'linux' or os.environ.get('KWSPOT_LAB_COLD'):
         yield {}
         return
-    script, environment = Path(__file__).with_name('warm_kernel.py'), {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'}
+    script = Path(__file__).with_name('warm_kernel.py')
     with tempfile.TemporaryDirectory() as folder:  # not pytest's, which may be too long for the name of a socket
         address, place = Path(folder) / 'line', Path(folder) / 'kernels' / 'python3'
         serving = subprocess.Popen([sys.executable, script, 'serve', address], stderr=subprocess.DEVNULL, env=environment)
@@ -165,9 +167,9 @@ def lab(browser, kernels, tmp_path_factory) -> Iterator[str]:
                f'--IdentityProvider.token={token}', '--LabApp.expose_app_in_browser=True', f'--ServerApp.root_dir={home}',
                '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None', '--LabApp.extension_manager=readonly',
                '--LanguageServerManager.autodetect=False']
-    environment = {**os.environ, **kernels, 'TF_CPP_MIN_LOG_LEVEL': '3', 'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
-                   'JUPYTERLAB_WORKSPACES_DIR': str(home / 'workspaces')}
-    server = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    places = {'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(home / 'workspaces')}
+    server = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              env={**environment, **kernels, **places})
     address, end = f'http://127.0.0.1:{port}', time.monotonic() + patience
     while time.monotonic() < end:
         assert server.poll() is None, 'JupyterLab has ended'
@@ -279,12 +281,15 @@ def screenshot(page, name: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     page.add_style_tag(content='.Toastify {display: none}')
     page.set_viewport_size({'width': 1280, 'height': 4000})
+    browser = page.context.new_cdp_session(page)  # page.screenshot() takes twice as long
     outer, place, number = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')", 0, 1
     while place < page.evaluate(f'() => {outer}.scrollHeight'):
         page.evaluate(f'(top) => {{ {outer}.scrollTop = top }}', place)
         page.wait_for_timeout(100)
-        page.screenshot(path=Path(folder) / f'{name}-{number}.jpg', quality=85)
+        picture = browser.send('Page.captureScreenshot', {'format': 'jpeg', 'quality': 75, 'optimizeForSpeed': True})['data']
+        Path(folder, f'{name}-{number}.jpg').write_bytes(base64.b64decode(picture))
         place, number = place + page.evaluate(f'() => {outer}.clientHeight'), number + 1
+    browser.detach()
     page.set_viewport_size({'width': 1280, 'height': 1000})
 
 

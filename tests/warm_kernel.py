@@ -43,6 +43,7 @@ def become_kernel(line: socket.socket, listening: socket.socket) -> None:
 def serve(address: str) -> None:
     "Import what is slow to import and needs nothing of the kernel while it is imported, and fork for every line."
     import ipykernel.ipkernel, ipykernel.kernelapp, matplotlib.pyplot, numpy, pandas, scipy.fft, scipy.signal, scipy.stats  # noqa: F401
+    import jupyterlab, nbformat, plotly.graph_objects  # noqa: F401  Plotly looks for them when it first draws
     import keras, librosa, numba, tensorflow  # noqa: F401
     librosa.filters, librosa.feature  # noqa: B018  imported when they are first named
     with socket.socket(socket.AF_UNIX) as listening:
