@@ -2,6 +2,7 @@
 
     python .ci/results.py accuracy NAME RUN CORPUS [--split valid] [--title TEXT]    what `kwspot evaluate --json` says, and the run's facts
     python .ci/results.py audit NAME CORPUS [--title TEXT]                           what `kwspot audit --json` says
+    python .ci/results.py export NAME RUN CORPUS [--title TEXT]                      what `kwspot export --json` says of each format
     kwspot bench --json > nbs/results/bench.json
     kwspot bench CORPUS --memory --json > nbs/results/memory.json
     python .ci/cover.py                                                              coverage.json
@@ -45,6 +46,15 @@ def audit(corpus: Path, title: str) -> dict:
     return dict({name: value for name, value in found.items() if name not in ('folder', 'out')}, title=title)
 
 
+def export(run: Path, corpus: Path, title: str) -> dict:
+    "What each exported format weighs, loses and takes, without its place."
+    found = answer('export', str(run), '--corpus', str(corpus), '--format', 'litert,litert-int8,c')
+    wanted = 'bytes', 'accuracy', 'top1_agreement', 'max_abs_difference', 'n_clips', 'split', 'p50_ms', 'p99_ms'
+    info = json.loads((run / 'run.json').read_text(encoding='utf-8'))
+    return dict(title=title, recipe=info['recipe']['name'], model=info['model'], parameters=info['parameters'],
+                formats={format: {name: facts[name] for name in wanted} for format, facts in found.items()})
+
+
 def rounded(value):
     "Six digits are enough for a page."
     if isinstance(value, float): return float(f'{value:.6g}')
@@ -64,17 +74,17 @@ def main() -> None:
     "Choose by the first argument."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest='kind', required=True)
-    for kind in ('accuracy', 'audit'):
+    for kind in ('accuracy', 'audit', 'export'):
         one = kinds.add_parser(kind)
         one.add_argument('name')
-        if kind == 'accuracy':
-            one.add_argument('run', type=Path)
-            one.add_argument('--split', default='valid')
+        if kind != 'audit': one.add_argument('run', type=Path)
+        if kind == 'accuracy': one.add_argument('--split', default='valid')
         one.add_argument('corpus', type=Path)
         one.add_argument('--title', default='')
     given = parser.parse_args()
     title = given.title or given.name
     if given.kind == 'accuracy': write(f'accuracy-{given.name}', accuracy(given.run, given.corpus, given.split, title))
+    elif given.kind == 'export': write(f'export-{given.name}', export(given.run, given.corpus, title))
     else: write(f'audit-{given.name}', audit(given.corpus, title))
 
 

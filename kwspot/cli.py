@@ -28,7 +28,17 @@ app = typer.Typer(name='kwspot', no_args_is_help=True, add_completion=False, pre
 CorpusFolder = Annotated[str, typer.Argument(metavar='CORPUS', # no Path: that would make s3:/ of s3://
                          help='A folder of word folders, an archive (.tar, .tar.gz, .zip), a folder of archives, '
                          'or a URL such as s3://bucket/corpus.')]
-RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='A run folder that `kwspot train` wrote.')]
+def _is_run(run:Path, # a folder
+            ) -> Path:
+    "The folder; one line where it is no run, before TensorFlow is loaded, which takes seconds."
+    if not (run / 'run.json').is_file():
+        from kwspot.corpus import CorpusError
+        raise CorpusError(f'{run}: is not a run folder (it has no run.json); train one with kwspot train')
+    return run
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar='RUN', callback=_is_run,
+                      help='A run folder that `kwspot train` wrote.')]
 RunOrExport = Annotated[Path, typer.Argument(metavar='RUN',
                         help='A run folder, or a file that `kwspot export` wrote.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object on stdout and nothing else there.')]
@@ -496,8 +506,8 @@ def export(run:RunFolder, # what to ship
            ) -> None:
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
     from kwspot import export as exporting
+    wanted = exporting.known_formats(_words(formats)) # before TensorFlow is loaded
     from kwspot import training
-    wanted = _words(formats) # before the run is looked for
     figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus)
     _show(json.loads(json.dumps(figures, default=_plain)), as_json, _say_exports)
 

@@ -25,8 +25,8 @@ from .exported import (  # noqa: F401
     stored_temperature, temperature_of)
 from .formats import (  # noqa: F401
     C_ARRAY, C_HEADER, FORMATS, WRITERS, Source, as_waveforms, c_text, check_spared, equalised, frontend_outputs,
-    litert_converter, operations, quantised, relu_pairs, save_model, without_ranges, write_c, write_keras,
-    write_litert, write_litert_int8, write_litert_stream, write_onnx, write_savedmodel, write_sealed)
+    known_formats, litert_converter, operations, quantised, relu_pairs, save_model, without_ranges, write_c,
+    write_keras, write_litert, write_litert_int8, write_litert_stream, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
     FACTS, ExportError, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
 
@@ -263,8 +263,7 @@ def export(
     the card.
 
     `ExportError` if one fails; those before it stay."""
-    if wrong := [name for name in formats if name not in FORMATS]:
-        raise ExportError(f'there is no format {wrong[0]!r}; available: {", ".join(FORMATS)}')
+    known_formats(formats)
     packed = proof_corpus(run, corpus)
     proof = make_proof(run, packed)
     told = about_proof(run, proof)

@@ -334,9 +334,11 @@ _OURS = re.compile(r'\.?(shard-\d{5,}|noise)-[0-9a-f]{16}(-[0-9a-f]{8})?\.(npy|p
                    r'\.shards-[0-9a-f]{8}\.json') # names of shards, and the temporary ones
 
 def _check_place(folder, corpus):
-    "`CorpusError` where a folder holds the corpus, or anything but shards."
+    "`CorpusError` where a folder holds the corpus or lies in it, or holds anything but shards."
     if corpus and f'{_place(corpus)}{os.sep}'.startswith((f'{folder}{os.sep}', f'{folder}/')):
         raise CorpusError(f'{folder}: holds the corpus; choose another folder')
+    if corpus and str(folder).startswith((f'{_place(corpus)}{os.sep}', f'{_place(corpus)}/')):
+        raise CorpusError(f'{folder}: lies in the corpus, which is never changed; choose another folder')
     if not is_url(folder) and folder.exists() and not folder.is_dir(): names = [folder.name]
     else: names = _sizes(folder)
     if _MANIFEST not in names and not all(name.startswith('.') or _OURS.fullmatch(name) for name in names):
