@@ -25,7 +25,7 @@ root = Path(__file__).resolve().parent.parent
 notebooks = sorted(path.stem for path in (root / 'nbs').glob('*.ipynb'))
 playwright = pytest.importorskip('playwright.sync_api', reason='the browser test needs playwright: pip install ".[dev]"')
 token, patience = 'kwspot', 240  # of the server; seconds without any progress, on whatever machine
-at_once = (os.cpu_count() or 1) + 1  # notebooks open at the same time
+at_once = min(os.cpu_count() or 1, 4) + 1  # notebooks open at the same time; each takes a gigabyte
 environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONPATH': str(root)}  # whose kwspot nbdev_test has compiled already
 slow = bool(os.environ.get('KWSPOT_LAB_SLOW'))
 flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
