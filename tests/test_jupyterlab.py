@@ -253,7 +253,7 @@ def visit(page, name: str) -> Iterator[None]:
     yield from until(page, ready_script, f'nbs/{name}.ipynb', what='the notebook does not open')
     times.append(time.monotonic())
     page.evaluate(start_script, slow)
-    yield from until(page, done_script, what='the cells do not end', progress=ended_script)
+    yield from until(page, done_script, seconds=3 * patience, what='the cells do not end', progress=ended_script)  # one may compile for long
     times.append(time.monotonic())
     cells = yield from drawn_cells(page)
     screenshot(page, name)
