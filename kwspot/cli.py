@@ -276,21 +276,23 @@ def _apply(folder:str,        # the corpus
            ) -> None:
     "Write the cleaned copy and say what became of the clips."
     from kwspot import corpus
-    from kwspot.decisions import read_decisions, write_clean
+    from kwspot.decisions import read_decisions, there_and_gone, write_clean
     if out is None: raise typer.BadParameter('needs --out, the folder of the cleaned copy', param_hint='--apply')
     decided = read_decisions(decisions)
     index = corpus.index(folder, speaker_pattern=speaker_pattern)
     copies = write_clean(index, decided, out)
-    counts = {action: int(n) for action, n in decided['action'].value_counts().items()}
-    _show(dict(folder=str(folder), out=str(out), n_before=len(index), n_after=len(copies), decisions=counts),
-          as_json, _say_applied)
+    done, gone = there_and_gone(index, decided)
+    counts = {action: int(n) for action, n in done['action'].value_counts().items()}
+    _show(dict(folder=str(folder), out=str(out), n_before=len(index), n_after=len(copies), decisions=counts,
+               n_gone=len(gone)), as_json, _say_applied)
 
 # %% ../nbs/80_cli.ipynb #311ec545
 def _say_applied(result:dict, # what `audit --apply --json` prints
                  ) -> None:
     "The same for people."
     told = ', '.join(f'{n:,} {action}' for action, n in result['decisions'].items()) or 'none'
-    print(f"{result['out']}: {result['n_after']:,} of {result['n_before']:,} recordings (decisions: {told})")
+    gone = f"; {result['n_gone']:,} about clips that are gone" if result['n_gone'] else ''
+    print(f"{result['out']}: {result['n_after']:,} of {result['n_before']:,} recordings (decisions: {told}{gone})")
 
 # %% ../nbs/80_cli.ipynb #3ec976e0
 def _plain(value, # a NumPy scalar or a path

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'trim_span', 'check_decision', 'read_decisions', 'save_decisions', 'trimmed_copy', 'hash_text', 'write_wav',
-           'apply_decisions', 'decided_index', 'decisions_mark', 'write_clean']
+           'there_and_gone', 'apply_decisions', 'decided_index', 'decisions_mark', 'write_clean']
 
 # %% ../nbs/22_decisions.ipynb #3b295535
 import csv
@@ -160,6 +160,15 @@ def write_wav(
         out.setparams((1, 2, int(sample_rate), 0, 'NONE', ''))
         out.writeframes(clip.astype('<i2').tobytes())
 
+# %% ../nbs/22_decisions.ipynb #90693ef2
+def there_and_gone(
+    index:pd.DataFrame, # as `corpus.index` returns it, or an audit
+    decisions:pd.DataFrame, # as `read_decisions` returns them
+)->tuple[pd.DataFrame, pd.DataFrame]: # the decisions about clips of the index, and those about others
+    "Which decisions can be acted on, and which name clips that are gone."
+    known = decisions['clip'].isin(clip_names(index))
+    return decisions[known], decisions[~known]
+
 # %% ../nbs/22_decisions.ipynb #92e974f6
 def apply_decisions(
     index:pd.DataFrame, # as `corpus.index` returns it, or an audit
@@ -176,13 +185,12 @@ def apply_decisions(
         raise CorpusError(f'the decisions have no column {missing[0]!r}; they need {", ".join(_COLUMNS[:3])}')
     names, table = clip_names(index), index.copy()
     rows = {name: row for row, name in zip(index.index, names)}
-    gone = [clip for clip in decisions['clip'] if clip not in rows]
-    if gone:
+    there, gone = there_and_gone(index, decisions)
+    if len(gone):
         told = (f'{len(gone)} of {len(decisions)} decisions name clips that are not in the corpus, '
-                f'the first {gone[0]}')
+                f'the first {gone["clip"].iloc[0]}')
         if strict: raise CorpusError(f'{told}; remove them from the file')
         warnings.warn(f'{told}; they are left out', stacklevel=2)
-    there = decisions[~decisions['clip'].isin(gone)]
     for one in there[there['action'] == 'relabel'].itertuples(): table.loc[rows[one.clip], 'word'] = one.value
     for one in there[there['action'] == 'trim'].itertuples():
         row = rows[one.clip]
@@ -243,7 +251,8 @@ def write_clean(
         for split, name in (('test', 'testing_list.txt'), ('valid', 'validation_list.txt')):
             listed = [f'{word}/{Path(path).name}\n' for path, word, side in rows if side == split and word != NOISE]
             (part / name).write_text(''.join(listed), encoding='utf-8')
-        decisions.to_csv(part / 'decisions.csv', index=False, lineterminator='\n', encoding='utf-8')
+        there_and_gone(index, decisions)[0].to_csv(part / 'decisions.csv', index=False, lineterminator='\n',
+                                                   encoding='utf-8')
         rows = [(str(out / Path(path).relative_to(part)), word, split) for path, word, split in rows]
     return pd.DataFrame(rows, columns=['path', 'word', 'split'])
 

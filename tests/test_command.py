@@ -199,11 +199,15 @@ def test_decisions_become_a_clean_copy(tmp_path):
     assert made.returncode == 0, made.stderr
     clips = {word: sorted(file.name for file in (tmp_path / 'corpus' / word).glob('*.wav')) for word in ('yes', 'no')}
     before = {file: file.read_bytes() for file in (tmp_path / 'corpus').rglob('*.wav')}
-    decisions = ['clip,action,value', f'yes/{clips["yes"][0]},drop,', f'yes/{clips["yes"][1]},relabel,no', f'no/{clips["no"][0]},trim,0.1-0.4']
+    decisions = ['clip,action,value', f'yes/{clips["yes"][0]},drop,', f'yes/{clips["yes"][1]},relabel,no', f'no/{clips["no"][0]},trim,0.1-0.4',
+                 'no/nobody_nohash_0.wav,drop,']
     (tmp_path / 'decisions.csv').write_text('\n'.join(decisions), encoding='utf-8')
     done = kwspot('audit', 'corpus', '--apply', 'decisions.csv', '--out', 'clean', '--json', cwd=tmp_path)
     result = json.loads(done.stdout)
     assert (done.returncode, result['n_before'] - result['n_after']) == (0, 1), done
+    assert (result['decisions'], result['n_gone']) == ({'drop': 1, 'relabel': 1, 'trim': 1}, 1)
+    assert '1 of 4 decisions name clips that are not in the corpus' in done.stderr
+    assert 'nobody' not in (tmp_path / 'clean/decisions.csv').read_text(encoding='utf-8')
     assert len(list((tmp_path / 'clean/no').iterdir())) == len(clips['no']) + 1
     with wave.open(str(tmp_path / 'clean/no' / clips['no'][0])) as file: assert file.getnframes() == 4800
     assert before == {file: file.read_bytes() for file in (tmp_path / 'corpus').rglob('*.wav')}
