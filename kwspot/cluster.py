@@ -6,12 +6,13 @@
 __all__ = ['ClusterError', 'n_cores', 'connect', 'asked_cluster', 'each_part']
 
 # %% ../nbs/03_cluster.ipynb #2d4cc9db
-import asyncio, ctypes, logging, os, pickle, sys, threading, time, warnings
+import asyncio, ctypes, logging, os, pickle, subprocess, sys, threading, time, traceback, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
+from queue import SimpleQueue
 from typing import Any
 from .corpus import CorpusError, track
 
@@ -163,6 +164,84 @@ def asked_cluster(
     if getattr(_thread, 'busy', False): return None
     return cluster or os.environ.get('KWSPOT_CLUSTER', '').strip() or None
 
+# %% ../nbs/03_cluster.ipynb #7ff26623
+_SERVE = ('import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
+          'from kwspot.cluster import _serve; _serve()')
+
+def _tell(task):
+    "The pickled (result, None) of a pickled function and part; (None, (error, its traceback)) where it fails."
+    try:
+        function, part = pickle.loads(task) # noqa: S301 (only this program writes to its workers)
+        return pickle.dumps((_as_part(function, part), None))
+    except Exception as error: failure = error, traceback.format_exc()
+    try: # not every error comes through
+        pickle.loads(told := pickle.dumps((None, failure))) # noqa: S301
+        return told
+    except Exception: return pickle.dumps((None, (RuntimeError(failure[1].splitlines()[-1]), failure[1])))
+
+def _serve():
+    "What a worker process does: a task from the standard input, the answer to the standard output, and so on."
+    with os.fdopen(os.dup(1), 'wb') as answers:
+        os.dup2(2, 1) # what a part prints does not belong there
+        with suppress(EOFError, BrokenPipeError): # whoever asked is gone, or asks no more
+            while True:
+                answers.write(_tell(pickle.load(sys.stdin.buffer))) # noqa: S301
+                answers.flush()
+
+# %% ../nbs/03_cluster.ipynb #c2c19e82
+_ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
+_APART: dict = (dict(start_new_session=True) if os.name == 'posix' else # Ctrl-C is not for them
+                dict(creationflags=getattr(subprocess, 'CREATE_NEW_PROCESS_GROUP', 0)))
+
+def _start_worker():
+    "A process that serves. `ClusterError` where the system starts none."
+    try: worker: Any = subprocess.Popen([sys.executable, '-c', _SERVE], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, env={**os.environ, **_ONE_THREAD}, **_APART)
+    except OSError as error:
+        raise ClusterError(f'the system starts no more processes ({(error.strerror or str(error)).lower()}); '
+                           'end others and run the same again') from None
+    with suppress(OSError): # it is dead already: the first who asks will notice
+        pickle.dump(sys.path, worker.stdin)
+        worker.stdin.flush()
+    return worker
+
+def _ask(worker, task):
+    "What a worker answers; None where it dies."
+    with suppress(EOFError, OSError, pickle.UnpicklingError): # UnpicklingError: in the middle of an answer
+        pickle.dump(task, worker.stdin)
+        worker.stdin.flush()
+        return pickle.load(worker.stdout) # noqa: S301 (and only they write to it)
+
+# %% ../nbs/03_cluster.ipynb #03551a8b
+@contextmanager
+def _workers(n):
+    "A function that has a part done by one of `n` processes, and waits for the result."
+    free, started = SimpleQueue(), []
+    def fresh():
+        started.append(worker := _start_worker())
+        return worker
+    def do(function, part):
+        task, worker, answer = pickle.dumps((function, part)), free.get(), None
+        try:
+            if not (answer := _ask(worker, task)): answer = _ask(worker := fresh(), task)
+        finally: free.put(worker)
+        if not answer:
+            raise ClusterError('a part of the work was given up after 2 worker processes died of it; close what '
+                               'else takes memory and run the same again')
+        if answer[1]: raise answer[1][0] from ClusterError(f'in a worker process:\n{answer[1][1]}')
+        return answer[0]
+    try:
+        for _ in range(n): free.put(fresh())
+        yield do
+    except BaseException: # nobody needs what they are at
+        for worker in started: worker.kill()
+        raise
+    finally:
+        for worker in started:
+            with suppress(OSError): worker.stdin.close()
+            worker.wait()
+            worker.stdout.close()
+
 # %% ../nbs/03_cluster.ipynb #c9c1acc4
 def _n_threads(client):
     "The parts that the workers can do at once; 0 where nobody knows."
@@ -215,13 +294,26 @@ def _there(function, parts, client, address):
             raise _gone(address) from None
     yield from _in_order(submit, lambda future: _answer(future, client, address), parts, room)
 
+# %% ../nbs/03_cluster.ipynb #7d3ff8b4
+def _can_start(function):
+    "Whether worker processes can be started, and find the function."
+    if getattr(sys, 'frozen', False) or not sys.executable: return False # a program that is no Python
+    try: _check_named(function)
+    except ClusterError: return False
+    return True
+
+def _in_processes(function, parts, n_workers):
+    "Results from processes of this machine."
+    with _workers(n_workers) as do: yield from _here(partial(do, function), parts, n_workers)
+
 # %% ../nbs/03_cluster.ipynb #bf2bbf7e
 def each_part(
     function:Callable, # of one part; for a cluster one of a module, or a `functools.partial` of one
     parts:Iterable, # small things that can be pickled, such as some rows of an index
     *,
     cluster:object=None, # scheduler address or distributed.Client; None: KWSPOT_CLUSTER, else this machine
-    n_workers:int|None=None, # threads on this machine; None: one a core
+    n_workers:int|None=None, # threads or processes on this machine; None: one a core
+    processes:bool=False, # on this machine rather than threads, where they can find the function by name
     label:str='', # what is going on, for the progress bar
     total:int|None=None, # parts, where `parts` has no length
     show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
@@ -232,8 +324,9 @@ def each_part(
     cluster = asked_cluster(cluster)
     if total is None and isinstance(parts, Sized): total = len(parts)
     if cluster is None:
-        inside = getattr(_thread, 'busy', False)
-        yield from track(_here(function, parts, 1 if inside else n_workers or n_cores()), total, label, show)
+        n = 1 if getattr(_thread, 'busy', False) else n_workers or n_cores()
+        here = _in_processes if processes and n > 1 and _can_start(function) else _here
+        yield from track(here(function, parts, n), total, label, show)
         return
     with connect(cluster) if isinstance(cluster, str) else nullcontext(cluster) as client:
         address = getattr(getattr(client, 'scheduler', None), 'address', 'the cluster')
