@@ -78,13 +78,13 @@ def run_stage(stage, folder, work, n_workers):
     if stage != 'index':
         table = pd.read_parquet(work / 'index.parquet')
         few = table.head(200)
-        if stage in ('audit', 'table'): anomaly.audit(few, n_workers=n_workers) # compiled loops are loaded before the clock starts
+        if stage in ('audit', 'table'): anomaly.audit(few, n_workers=n_workers, processes=False) # compiled loops are loaded before the clock starts
         else: preprocessing.pack(few, work / 'few', n_workers=n_workers)
         few = None
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     if stage == 'index': corpus.index(folder).to_parquet(work / 'index.parquet')
     if stage == 'table': anomaly.measure_file = remembered(anomaly.measure_file)
-    if stage in ('audit', 'table'): anomaly.audit(table, n_workers=n_workers).to_parquet(work / 'audit.parquet')
+    if stage in ('audit', 'table'): anomaly.audit(table, n_workers=n_workers, processes=False).to_parquet(work / 'audit.parquet')
     if stage == 'pack': preprocessing.pack(table, work / 'pack', n_workers=n_workers)
     if stage == 'shards': shards.pack_shards(table, work / 'shards', n_workers=n_workers)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -197,7 +197,7 @@ def work_on(table, where, client, n_workers):
     import pandas as pd
     from kwspot import anomaly, preprocessing
     shutil.rmtree(where, ignore_errors=True)
-    audited = anomaly.audit(table, cluster=client, n_workers=n_workers)
+    audited = anomaly.audit(table, cluster=client, n_workers=n_workers, processes=False)
     packed = preprocessing.pack(table, where, cluster=client, n_workers=n_workers)
     digest = hashlib.sha256(pd.util.hash_pandas_object(audited.astype(str) if len(audited) < 10_000 else audited).to_numpy().tobytes())
     for path in sorted(packed.folder.iterdir()):

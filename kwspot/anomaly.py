@@ -17,6 +17,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
@@ -32,7 +33,8 @@ def clip_names(
     index:pd.DataFrame, # as `corpus.index` returns it
 )->pd.Series: # 'word/file name'
     "What to call each clip: its word and file name."
-    names = [f'{word}/{os.path.basename(path)}' for word, path in zip(index['word'], index['path'])]
+    words, paths = index['word'].tolist(), index['path'].tolist() # lists are gone through ten times as fast
+    names = [f'{word}/{os.path.basename(path)}' for word, path in zip(words, paths)]
     return pd.Series(names, index=index.index, dtype='str')
 
 # %% ../nbs/20_anomaly.ipynb #da1d0676
@@ -143,7 +145,7 @@ class CorpusLimits:
     majority_baseline:float=.5 # what always the commonest answer scores, at most
 
 CORPUS_CHECKS = { # what each number is, and whether the limit is the largest or the smallest that is fine
-    'class_ratio': ('clips of the largest word over those of the smallest', 'at most'),
+    'class_ratio': ('clips of the largest word over the smallest', 'at most'),
     'speakers_per_word': ('speakers of the word with the fewest', 'at least'),
     'speaker_share': ('largest share of the clips by one speaker', 'at most'),
     'takes_per_word': ('most takes of one word by one speaker', 'at most'),
@@ -308,21 +310,27 @@ def _gather(parts, n):
     return pd.concat([facts, pd.DataFrame(measures, columns=list(Measures._fields))], axis=1), prints
 
 # %% ../nbs/20_anomaly.ipynb #80be1200
+_MANY = 8000 # clips from which processes are worth their start
+
 def measure_files(
     paths:list[str], # of clips
     *,
-    n_workers:int|None=None, # threads; None: as many as processors
+    n_workers:int|None=None, # threads or processes; None: as many as processors
     show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     chunk:int|None=None, # clips a worker takes at a time; None: 64 here, 512 on a cluster
+    processes:bool|None=None, # rather than threads; None: for more than 8,000 files on the disk
     cluster:object=None, # see `cluster.each_part`
     folder:str|None=None, # must be there where a clip cannot be read; None: nobody looks
 )->tuple[pd.DataFrame, np.ndarray]: # what the files say, and `Measures`; (n, 128) float16 fingerprints or NaN
     "`measure_file` of each path. `CorpusError` where the folder is gone."
     chunk = chunk or (512 if asked_cluster(cluster) else 64)
     parts = [paths[start:start + chunk] for start in range(0, len(paths), chunk)]
-    done = each_part(partial(_measure_part, folder=folder), parts, cluster=cluster, n_workers=n_workers,
-                     label='audit', show=show)
-    return _gather(done, len(paths))
+    if processes is None: processes = len(paths) > _MANY and not is_elsewhere(paths[0])
+    measure, here = partial(_measure_part, folder=folder), 1 if processes and not asked_cluster(cluster) else 0
+    first = [measure(part) for part in parts[:here]] # the loops are compiled here, once, and not by every worker
+    rest = each_part(measure, parts[here:], cluster=cluster, n_workers=n_workers, processes=processes, label='audit',
+                     show=show)
+    return _gather(chain(first, rest), len(paths))
 
 # %% ../nbs/20_anomaly.ipynb #552811ca
 @dataclass(frozen=True)
@@ -343,7 +351,7 @@ class Limits:
     voicing:float=.35 # smallest repetition at the pitch of a voice, 0 to 1
     tone_share:float=.985 # largest share of the loudest sound in two neighbouring bands; more is a beep
     snr_db:float=14. # smallest signal-to-noise ratio
-    edge_level:float=.5 # largest level of the first and last 30 ms, from 0, the noise, to 1, the loudest moment
+    edge_level:float=.45 # largest level of the first and last 30 ms, from 0, the noise, to 1, the loudest moment
     off_centre_s:float=.25 # largest distance of the middle of the word from that of the clip, seconds
     n_words:int=1 # most stretches of sound in a clip
     hum_db:float=12. # highest mains tone, above its neighbourhood
@@ -435,8 +443,8 @@ def _file_findings(table, sample_rate, limits):
     empty = problem.str.contains('empty|no samples', regex=True)
     truncated = problem.str.contains('truncated|cut short', regex=True)
     suffix = table['path'].str.lower().str.extract(r'\.(\w+)$', expand=False).fillna('')
-    fits = [_SUFFIXES.get(one, ('wav',)) for one in table['codec']]
-    strange = pd.Series([one not in good for one, good in zip(suffix, fits)], table.index, dtype=bool)
+    fits = [_SUFFIXES.get(one, ('wav',)) for one in table['codec'].tolist()]
+    strange = pd.Series([one not in good for one, good in zip(suffix.tolist(), fits)], table.index, dtype=bool)
     foreign = (problem.str.contains('neither WAV nor FLAC, but', regex=False)
                & suffix.isin(['wav', 'flac'])) | (known & strange)
     return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
@@ -520,10 +528,13 @@ def _other_copy(table):
     return first.where(place > 0, second.where(last != first, '')).fillna('')
 
 # %% ../nbs/20_anomaly.ipynb #c085abf2
+_USUAL_NAME = re.compile(r'[0-9a-f]{8}(_nohash_|_NO_)\d+((?:\.\w+)?)')
+
 def name_form(
     name:str, # file name of a clip
 )->str: # what is left when words and numbers are taken out
     "The form of a file name: '0a7c2a8d_nohash_3.wav' is '#8_nohash_#.wav'."
+    if usual := _USUAL_NAME.fullmatch(name): return f'#8{usual[1]}#{usual[2]}'
     stem, suffix = os.path.splitext(name)
     mark = next((mark for mark in ('_nohash_', '_NO_') if mark in stem), '')
     parts = stem.split(mark, 1) if mark else [stem]
@@ -533,7 +544,7 @@ def name_form(
 
 def _odd_names(table, limits):
     "Whose name has another form than nearly all word clips have; writes the forms into the table."
-    table['name_form'] = [name_form(os.path.basename(path)) for path in table['path']]
+    table['name_form'] = [name_form(os.path.basename(path)) for path in table['path'].tolist()]
     words = table['name_form'][table['word'] != NOISE]
     if words.empty: return pd.Series(False, table.index)
     shares = words.value_counts(normalize=True)
@@ -550,6 +561,7 @@ def judge(
 )->pd.DataFrame: # the same rows with the columns of FINDINGS anew, and `findings`
     "Findings from what was measured, without opening a file again."
     attrs, table = dict(table.attrs), table.drop(columns=[*FINDINGS, 'findings'], errors='ignore')
+    table.attrs = {} # pandas copies them with every column
     wanted, word = table['file_rate'] if n_samples is None else n_samples, table['word'] != NOISE
     table['excess_samples'] = (table['n_read'] - wanted).where((table['n_read'] > 0) & word, 0).astype('int64')
     table['word_offset_s'] = table['word_centre_s'] - table['duration_s'] / 2
@@ -591,7 +603,8 @@ def audit(
     n_samples:int|None=None, # the length that is right, in samples; None: one second at the clip's own rate
     sample_rate:int|None=None, # the rate that is right, in Hz; None: the commonest of the corpus
     limits:Limits=Limits(), # where a measured value becomes a finding
-    n_workers:int|None=None, # threads; None: as many as processors
+    n_workers:int|None=None, # threads or processes; None: as many as processors
+    processes:bool|None=None, # rather than threads; None: for more than 8,000 files on the disk
     show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->pd.DataFrame: # the index, a row a clip, plus measured values, a column a finding (FINDINGS), and `findings`
@@ -599,7 +612,7 @@ def audit(
     while the audit is at it."""
     _check_folder(index)
     index = index.drop(columns=[name for name in _MEASURED_COLUMNS if name in index])
-    return judge(_measure(index, n_workers, show=show, cluster=cluster), n_samples=n_samples,
+    return judge(_measure(index, n_workers, processes=processes, show=show, cluster=cluster), n_samples=n_samples,
                  sample_rate=sample_rate, limits=limits)
 
 # %% ../nbs/20_anomaly.ipynb #2b843634

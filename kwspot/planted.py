@@ -109,7 +109,8 @@ def _scaled(clip, gain): return _int16((clip - clip.mean()) * np.sqrt(gain))
 def _clipped(clip, rng, around):
     top = np.abs(clip.astype(int)).max()
     cut = np.clip(clip, -(limit := np.int16(rng.uniform(.25, .6) * top)), limit)
-    return _int16(cut * max(rng.uniform(.3, 1.5), 1500 / limit))
+    fresh = rng.normal(0, rng.uniform(.3, 2), clip.size) if rng.random() < .4 else 0 # noise from after the clipping
+    return _int16(cut * max(rng.uniform(.3, 1.5), 1500 / limit) + fresh)
 
 def _offset(clip, rng, around): return _int16(clip * .85 + 32768 * rng.uniform(.015, .1) * rng.choice([-1, 1]))
 
@@ -218,11 +219,14 @@ def _humming(clip, rng, around):
 
 def _upsampled(clip, rng, around):
     rate = int(rng.choice([6000, 8000, 11025]))
-    quiet, how = clip * rng.uniform(.4, .95), rng.integers(3)
+    quiet, how = clip * rng.uniform(.4, .95), rng.integers(4)
     if how == 0: narrow = soxr.resample(soxr.resample(quiet, 16000, rate, quality='HQ'), rate, 16000, quality='HQ')
     elif how == 1:
         narrow = scipy.signal.resample(scipy.signal.resample(quiet, clip.size * rate // 16000), clip.size)
-    else: narrow = scipy.signal.resample_poly(scipy.signal.resample_poly(quiet, rate, 16000), 16000, rate)
+    elif how == 2: narrow = scipy.signal.resample_poly(scipy.signal.resample_poly(quiet, rate, 16000), 16000, rate)
+    else: # by straight lines between the samples
+        slow = scipy.signal.resample_poly(quiet, 1, 2)
+        narrow = np.interp(np.arange(clip.size) / 2, np.arange(slow.size), slow)
     return _int16(np.pad(narrow, (0, max(clip.size - narrow.size, 0)))[:clip.size])
 
 SAMPLE_FAULTS = {'short': _shorter, 'long': _longer, 'silent': _silent, 'quiet': _near_silent, 'faint': _faint,
@@ -423,7 +427,7 @@ def write_lists(
 # %% ../nbs/21_planted.ipynb #858b5043
 NEAR = Limits(quiet_dbfs=-53., faint_db=-18., loud_db=8., loud_spread=1.2, clipped_fraction=.0004,
               dc_offset=.008, dropout_s=.0016, padding_s=.016, excess_db=9., voicing=.42, tone_share=.975,
-              snr_db=16.5, edge_level=.4, off_centre_s=.2, hum_db=9.6, hum_below_db=48.,
+              snr_db=16.5, edge_level=.36, off_centre_s=.2, hum_db=9.6, hum_below_db=48.,
               bandwidth=.9) # what finds nothing with these is sound
 
 def score_faults(
