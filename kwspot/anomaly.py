@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from .corpus import NOISE, ClipError, CorpusError, _not_shared, is_elsewhere, read_clip_rate, read_header
+from .corpus import index as index_of
 from .cluster import asked_cluster, each_part
 from .duplicates import N_FINGERPRINT, find_copies, fingerprint
 from .measures import Measures, frame_grid, measure_bands
@@ -316,7 +317,7 @@ def measure_files(
     paths:list[str], # of clips
     *,
     n_workers:int|None=None, # threads or processes; None: as many as processors
-    show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
+    progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     chunk:int|None=None, # clips a worker takes at a time; None: 64 here, 512 on a cluster
     processes:bool|None=None, # rather than threads; None: for more than 8,000 files on the disk
     cluster:object=None, # see `cluster.each_part`
@@ -329,7 +330,7 @@ def measure_files(
     measure, here = partial(_measure_part, folder=folder), 1 if processes and not asked_cluster(cluster) else 0
     first = [measure(part) for part in parts[:here]] # the loops are compiled here, once, and not by every worker
     rest = each_part(measure, parts[here:], cluster=cluster, n_workers=n_workers, processes=processes, label='audit',
-                     show=show)
+                     progress=progress)
     return _gather(chain(first, rest), len(paths))
 
 # %% ../nbs/20_anomaly.ipynb #552811ca
@@ -598,22 +599,23 @@ def _measure(index, n_workers, **how):
 
 # %% ../nbs/20_anomaly.ipynb #29cc7a7e
 def audit(
-    index:pd.DataFrame, # as `corpus.index` returns it
+    index:pd.DataFrame|str|os.PathLike, # as `corpus.index` returns it, or the folder of a corpus
     *,
     n_samples:int|None=None, # the length that is right, in samples; None: one second at the clip's own rate
     sample_rate:int|None=None, # the rate that is right, in Hz; None: the commonest of the corpus
     limits:Limits=Limits(), # where a measured value becomes a finding
     n_workers:int|None=None, # threads or processes; None: as many as processors
     processes:bool|None=None, # rather than threads; None: for more than 8,000 files on the disk
-    show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
+    progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->pd.DataFrame: # the index, a row a clip, plus measured values, a column a finding (FINDINGS), and `findings`
     """What is wrong with which clip. Never stops on a clip; `CorpusError` when the corpus folder is gone, or goes
     while the audit is at it."""
+    if not isinstance(index, pd.DataFrame): index = index_of(index)
     _check_folder(index)
     index = index.drop(columns=[name for name in _MEASURED_COLUMNS if name in index])
-    return judge(_measure(index, n_workers, processes=processes, show=show, cluster=cluster), n_samples=n_samples,
-                 sample_rate=sample_rate, limits=limits)
+    measured = _measure(index, n_workers, processes=processes, progress=progress, cluster=cluster)
+    return judge(measured, n_samples=n_samples, sample_rate=sample_rate, limits=limits)
 
 # %% ../nbs/20_anomaly.ipynb #2b843634
 _MEASURED_COLUMNS = [*_FILE_COLUMNS, *Measures._fields, 'duration_s', 'near_copy', 'similarity', 'excess_samples',

@@ -316,7 +316,7 @@ def each_part(
     processes:bool=False, # on this machine rather than threads, where they can find the function by name
     label:str='', # what is going on, for the progress bar
     total:int|None=None, # parts, where `parts` has no length
-    show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
+    progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
 )->Iterator: # what the function returned, in the order of the parts
     """`function(part)` for each part, a few at a time. The first error of a part ends it; `ClusterError` where the
     cluster fails. A worker that dies costs time: others do its parts again, so a part must not mind being
@@ -326,11 +326,11 @@ def each_part(
     if cluster is None:
         n = 1 if getattr(_thread, 'busy', False) else n_workers or n_cores()
         here = _in_processes if processes and n > 1 and _can_start(function) else _here
-        yield from track(here(function, parts, n), total, label, show)
+        yield from track(here(function, parts, n), total, label=label, progress=progress)
         return
     with connect(cluster) if isinstance(cluster, str) else nullcontext(cluster) as client:
         address = getattr(getattr(client, 'scheduler', None), 'address', 'the cluster')
         if getattr(client, 'status', '') != 'running':
             raise ClusterError(f'{address}: the Dask client is not connected; give the address of a scheduler or '
                                'an open distributed.Client')
-        yield from track(_there(function, parts, client, address), total, label, show)
+        yield from track(_there(function, parts, client, address), total, label=label, progress=progress)

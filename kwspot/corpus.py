@@ -829,20 +829,20 @@ def meter(
     label:str='', # what is going on
     done:float=0, # steps done before
     unit:str='', # 'bytes' shows sizes and speed
-    show:bool|None=None, # None: where stderr is a terminal
+    progress:bool|None=None, # None: where stderr is a terminal
 )->Iterator[Callable[[float], None]]: # call it with the number of steps just done
     "A progress bar on stderr for the length of the block."
-    if not (sys.stderr.isatty() if show is None else show):
+    if not (sys.stderr.isatty() if progress is None else progress):
         yield lambda steps: None
         return
-    from rich import progress
+    from rich import progress as bars
     from rich.console import Console
     from rich.errors import LiveError
-    sizes = [progress.DownloadColumn(),
-             progress.TransferSpeedColumn()] if unit == 'bytes' else [progress.MofNCompleteColumn()]
-    columns = [progress.TextColumn('{task.description}'), progress.BarColumn(), *sizes,
-               progress.TimeRemainingColumn()]
-    bar = progress.Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
+    sizes = [bars.DownloadColumn(),
+             bars.TransferSpeedColumn()] if unit == 'bytes' else [bars.MofNCompleteColumn()]
+    columns = [bars.TextColumn('{task.description}'), bars.BarColumn(), *sizes,
+               bars.TimeRemainingColumn()]
+    bar = bars.Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
     task = bar.add_task(label, total=total, completed=int(done))
     # before rich 14.1 a bar within a bar is not possible: the inner one stays hidden
     with suppress(LiveError): bar.start()
@@ -853,13 +853,14 @@ def meter(
 def track(
     iterable:Iterable|int, # what to go through; a number counts from 0
     total:int|None=None, # steps, where `iterable` has no length
+    *,
     label:str='', # what is going on
-    show:bool|None=None, # None: where stderr is a terminal
+    progress:bool|None=None, # None: where stderr is a terminal
 )->Iterator: # the items
     "Go through `iterable` with a progress bar on stderr where that is a terminal, and quietly elsewhere."
     if isinstance(iterable, int): iterable = range(iterable)
     if total is None and isinstance(iterable, Sized): total = len(iterable)
-    with meter(total, label=label, show=show) as advance:
+    with meter(total, label=label, progress=progress) as advance:
         for item in iterable:
             yield item
             advance(1)
@@ -934,11 +935,11 @@ def _refused(error, url, part):
     raise CorpusError(f'{url}: the server answers {error.code} {error.reason}; check the address') from None
 
 # %% ../nbs/00_corpus.ipynb #3a7a8323
-def _receive(response, part, begin, total, show):
+def _receive(response, part, begin, total, progress):
     "Append what the server sends to `part`, from byte `begin` on; raises `_Dropped` where it ends too early."
     from http.client import HTTPException
     with open(part, 'r+b' if begin else 'wb') as file, meter(total, label=part.stem, done=begin, unit='bytes',
-                                                             show=show) as advance:
+                                                             progress=progress) as advance:
         file.seek(begin)
         file.truncate()
         while True:
@@ -950,7 +951,7 @@ def _receive(response, part, begin, total, show):
     if total is not None and _n_bytes(part) < total: raise _Dropped('the connection broke off')
 
 # %% ../nbs/00_corpus.ipynb #55e37215
-def _attempt(url, part, n_bytes, timeout, show):
+def _attempt(url, part, n_bytes, timeout, progress):
     "One try to bring `part` to its full length; raises `_Dropped` where another is worth it."
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -969,15 +970,15 @@ def _attempt(url, part, n_bytes, timeout, show):
         if n_bytes and total not in (None, n_bytes):
             raise CorpusError(f'{url}: offers {total} bytes, the published archive has {n_bytes}')
         _remember(url, part, response.headers)
-        _receive(response, part, begin, total, show)
+        _receive(response, part, begin, total, progress)
 
 # %% ../nbs/00_corpus.ipynb #9b9fcd5c
-def _download(url, part, *, n_bytes=None, timeout=30, show=None):
+def _download(url, part, *, n_bytes=None, timeout=30, progress=None):
     "Bring `part` to its full length, resuming after each break; gives up when nothing more arrives."
     if n_bytes and _n_bytes(part) > n_bytes: part.unlink()
     waits, most, arrived = iter(_WAITS), _n_bytes(part), False
     while not n_bytes or _n_bytes(part) != n_bytes:
-        try: return _attempt(url, part, n_bytes, timeout, show)
+        try: return _attempt(url, part, n_bytes, timeout, progress)
         except _Dropped as error: reason = error
         if _n_bytes(part) > most: waits, most, arrived = iter(_WAITS), _n_bytes(part), True
         wait = next(waits, None) if arrived or not isinstance(reason, _Unreachable) else None
@@ -988,10 +989,10 @@ def _download(url, part, *, n_bytes=None, timeout=30, show=None):
         time.sleep(wait)
 
 # %% ../nbs/00_corpus.ipynb #153299a4
-def _sha256(path, show=None):
+def _sha256(path, progress=None):
     "SHA-256 of a file, 64 hexadecimal digits."
     digest = hashlib.sha256()
-    with open(path, 'rb') as file, meter(_n_bytes(path), label='checking', unit='bytes', show=show) as advance:
+    with open(path, 'rb') as file, meter(_n_bytes(path), label='checking', unit='bytes', progress=progress) as advance:
         while block := file.read(1 << 20):
             digest.update(block)
             advance(len(block))
@@ -1029,9 +1030,9 @@ def _zip_entries(archive):
             yield entry.filename, changed, None if entry.is_dir() else packed.open(entry)
 
 # %% ../nbs/00_corpus.ipynb #8a6fca94
-def _write_entries(entries, archive, folder, show):
+def _write_entries(entries, archive, folder, progress):
     "Write the entries of an archive into a folder."
-    with meter(None, label='unpacking', show=show) as advance:
+    with meter(None, label='unpacking', progress=progress) as advance:
         for name, changed, content in entries:
             target = folder.joinpath(*_safe_name(archive, name))
             if content is None: target.mkdir(parents=True, exist_ok=True)
@@ -1141,11 +1142,11 @@ def _discard(part):
     "Remove a download and what is remembered about it."
     for path in (part, _validator_file(part)): path.unlink(missing_ok=True)
 
-def _download_verified(release, part, timeout, show):
+def _download_verified(release, part, timeout, progress):
     "The part, at full length and with the right checksum."
     _check_room(part.parent, release, _n_bytes(part))
-    _download(release.url, part, n_bytes=release.n_bytes, timeout=timeout, show=show)
-    digest = _sha256(part, show)
+    _download(release.url, part, n_bytes=release.n_bytes, timeout=timeout, progress=progress)
+    digest = _sha256(part, progress)
     if digest == release.sha256: return part
     _discard(part)
     raise CorpusError(f'{release.url}: has the checksum {digest[:12]}..., not {release.sha256[:12]}...; the '

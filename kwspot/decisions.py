@@ -232,7 +232,7 @@ def write_clean(
     decisions:pd.DataFrame|str|os.PathLike, # as `read_decisions` returns them, or their file
     out:str|os.PathLike, # the new corpus; must be missing or empty
     *,
-    show:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
+    progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
 )->pd.DataFrame: # path, word, split of the copies
     """Write a copy of a corpus as it was decided, whole or not at all. `CorpusError` where it cannot be written or
     would lie in the corpus."""
@@ -246,7 +246,7 @@ def write_clean(
         table = apply_decisions(index, decisions, folder=part / '.trimmed')
         if table.empty: raise CorpusError('every clip of the corpus is dropped; nothing is left to copy')
         rows = [(_copy(row, part), row.word, row.split)
-                for row in track(list(table.itertuples()), label='copy', show=show)]
+                for row in track(list(table.itertuples()), label='copy', progress=progress)]
         shutil.rmtree(part / '.trimmed', ignore_errors=True)
         for split, name in (('test', 'testing_list.txt'), ('valid', 'validation_list.txt')):
             listed = [f'{word}/{Path(path).name}\n' for path, word, side in rows if side == split and word != NOISE]

@@ -50,7 +50,7 @@ def _sample_files(archive):
 def _from_archives(paths, root, merged):
     "`Found` for some archives."
     files, facts, notes = [], {}, []
-    for path in track(paths, label='archives', show=None if len(paths) > 1 else False):
+    for path in track(paths, label='archives', progress=None if len(paths) > 1 else False):
         archive = _open_whole(path)
         some, known = _sample_files(archive)
         files += some

@@ -289,7 +289,7 @@ def _write_values(path, n_clips, source, make, dtype, n_workers, progress):
     blocks = [range(start, min(start + _BLOCK, n_clips)) for start in range(0, n_clips, _BLOCK)]
     executor = ThreadPoolExecutor(n_workers or n_cores())
     try:
-        done = track(executor.map(fill, blocks), total=len(blocks), label='features', show=progress)
+        done = track(executor.map(fill, blocks), total=len(blocks), label='features', progress=progress)
         return [problem for block in done for problem in block]
     finally: executor.shutdown(cancel_futures=True) # after an error or Ctrl-C nobody needs the other blocks
 

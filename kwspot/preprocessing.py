@@ -195,7 +195,7 @@ def reference_features(
     source = None if seed is None else np.random.RandomState(seed)
     shape = (len(paths), 99, 81, 1)
     batches = (np.stack([_reference_clip(path, source) for path in paths[start:start + batch_size]])[..., None]
-               for start in track(range(0, len(paths), batch_size), label='features', show=progress))
+               for start in track(range(0, len(paths), batch_size), label='features', progress=progress))
     if out is None: return np.concatenate([np.zeros((0, *shape[1:]), np.float32), *batches])
     with atomic_write(out) as temporary, open(temporary, 'wb') as file:
         np.lib.format.write_array_header_1_0(file, {'descr': '<f4', 'fortran_order': False, 'shape': shape})
@@ -710,7 +710,7 @@ def pack(
             if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
             with _whole(folder) as new:
                 bad = _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, n_workers=n_workers,
-                                  show=progress, cluster=cluster)
+                                  progress=progress, cluster=cluster)
     except OSError as error: raise CorpusError(_explain(error, folder, 2 * n_samples * len(clips))) from None
     if len(bad):
         first = f'{bad["path"].iat[0]}: {bad["problem"].iat[0]}'

@@ -247,7 +247,7 @@ class Shards(Packed):
     )->None:
         "Read everything once. `CorpusError` names the first shard that is gone, cut short or altered."
         parts = self.audio.shards()
-        for _ in each_part(_check_rows, parts, n_workers=n_workers, label='checking', show=progress): pass
+        for _ in each_part(_check_rows, parts, n_workers=n_workers, label='checking', progress=progress): pass
 
 # %% ../nbs/34_shards.ipynb #46fe2e61
 def _check_rows(audio):
@@ -422,7 +422,7 @@ def pack_shards(
                  for number, rows in enumerate(dealt))
         write = partial(_write_shard, folder=folder, corpus=clips.attrs['folder'], **how)
         each = each_part(write, parts, cluster=cluster, n_workers=n_workers, label='shards', total=len(dealt),
-                         show=progress)
+                         progress=progress)
         about = {'format': _FORMAT, 'kwspot': kwspot.__version__, 'corpus': clips.attrs['folder'], **how,
                  'fingerprint': mark, 'n_clips': len(clips), 'mixed': mixed, 'shards': [*each]}
         _finish(folder, {**about, 'noise': _write_quiet(folder, noise, sample_rate)})

@@ -844,7 +844,7 @@ def make_corpus(
         tasks = corpus_tasks(part, table, speakers, seed)
         n_workers = n_workers or (1 if total < 300 else min(os.cpu_count() or 1, 16))
         done = run_tasks(tasks, n_workers)
-        for _ in track(done, total=len(tasks), label='speaking', show=progress): pass
+        for _ in track(done, total=len(tasks), label='speaking', progress=progress): pass
     return index(folder)
 
 # %% ../nbs/01_synth.ipynb #576d0016

@@ -141,7 +141,7 @@ def everything(where, folder):
     index = index_quietly(where)
     packed = preprocessing.pack(index, folder, progress=False)
     assert packed.clips['problem'].eq('').all()
-    audit = anomaly.audit(index, show=False)
+    audit = anomaly.audit(index, progress=False)
     return index.drop(columns='path'), audit.drop(columns=[name for name in NAMES if name in audit]), np.array(packed.audio), np.array(packed.noise)
 
 
@@ -184,7 +184,7 @@ def test_what_does_not_pass_is_one_line(stored, server):
     with pytest.raises(storage.StorageError, match='no permission'): storage.write_atomically('s3://private/table', b'')
     index = corpus.index(stored['s3'])
     server.busy = 1
-    for job in (lambda: corpus.index(stored['s3']), lambda: anomaly.measure_files(index['path'].tolist(), show=False),
+    for job in (lambda: corpus.index(stored['s3']), lambda: anomaly.measure_files(index['path'].tolist(), progress=False),
                 lambda: corpus.read_clip(index['path'].iloc[0]), lambda: storage.write_atomically('s3://bucket/new', b'')):
         with pytest.raises(storage.StorageError, match='too busy') as caught: job()
         assert '\n' not in str(caught.value)
