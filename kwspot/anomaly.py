@@ -17,7 +17,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
@@ -311,7 +310,7 @@ def _gather(parts, n):
     return pd.concat([facts, pd.DataFrame(measures, columns=list(Measures._fields))], axis=1), prints
 
 # %% ../nbs/20_anomaly.ipynb #80be1200
-_MANY = 8000 # clips from which processes are worth their start
+_MANY = 12000 # clips from which processes are worth their start
 
 def measure_files(
     paths:list[str], # of clips
@@ -319,7 +318,7 @@ def measure_files(
     n_workers:int|None=None, # threads or processes; None: as many as processors
     progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     chunk:int|None=None, # clips a worker takes at a time; None: 64 here, 512 on a cluster
-    processes:bool|None=None, # rather than threads; None: for more than 8,000 files on the disk
+    processes:bool|None=None, # rather than threads; None: for more than 12,000 files on the disk
     cluster:object=None, # see `cluster.each_part`
     folder:str|None=None, # must be there where a clip cannot be read; None: nobody looks
 )->tuple[pd.DataFrame, np.ndarray]: # what the files say, and `Measures`; (n, 128) float16 fingerprints or NaN
@@ -327,11 +326,9 @@ def measure_files(
     chunk = chunk or (512 if asked_cluster(cluster) else 64)
     parts = [paths[start:start + chunk] for start in range(0, len(paths), chunk)]
     if processes is None: processes = len(paths) > _MANY and not is_elsewhere(paths[0])
-    measure, here = partial(_measure_part, folder=folder), 1 if processes and not asked_cluster(cluster) else 0
-    first = [measure(part) for part in parts[:here]] # the loops are compiled here, once, and not by every worker
-    rest = each_part(measure, parts[here:], cluster=cluster, n_workers=n_workers, processes=processes, label='audit',
-                     progress=progress)
-    return _gather(chain(first, rest), len(paths))
+    done = each_part(partial(_measure_part, folder=folder), parts, cluster=cluster, n_workers=n_workers,
+                     processes=processes, label='audit', progress=progress)
+    return _gather(done, len(paths))
 
 # %% ../nbs/20_anomaly.ipynb #552811ca
 @dataclass(frozen=True)
@@ -605,7 +602,7 @@ def audit(
     sample_rate:int|None=None, # the rate that is right, in Hz; None: the commonest of the corpus
     limits:Limits=Limits(), # where a measured value becomes a finding
     n_workers:int|None=None, # threads or processes; None: as many as processors
-    processes:bool|None=None, # rather than threads; None: for more than 8,000 files on the disk
+    processes:bool|None=None, # rather than threads; None: for more than 12,000 files on the disk
     progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->pd.DataFrame: # the index, a row a clip, plus measured values, a column a finding (FINDINGS), and `findings`

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 from .corpus import CorpusError, track
@@ -233,10 +234,8 @@ def _workers(n):
     try:
         for _ in range(n): free.put(fresh())
         yield do
-    except BaseException: # nobody needs what they are at
+    finally: # nobody needs what they may be at, and a goodbye would take them half a second
         for worker in started: worker.kill()
-        raise
-    finally:
         for worker in started:
             with suppress(OSError): worker.stdin.close()
             worker.wait()
@@ -303,8 +302,11 @@ def _can_start(function):
     return True
 
 def _in_processes(function, parts, n_workers):
-    "Results from processes of this machine."
-    with _workers(n_workers) as do: yield from _here(partial(do, function), parts, n_workers)
+    "Results from processes of this machine. The first part is done here: what it compiles is compiled only once."
+    parts = iter(parts)
+    with _workers(n_workers) as do: # they begin meanwhile
+        yield from map(partial(_as_part, function), islice(parts, 1))
+        yield from _here(partial(do, function), parts, n_workers)
 
 # %% ../nbs/03_cluster.ipynb #bf2bbf7e
 def each_part(
