@@ -6,14 +6,14 @@
 __all__ = ['ClusterError', 'n_cores', 'connect', 'asked_cluster', 'each_part']
 
 # %% ../nbs/03_cluster.ipynb #2d4cc9db
-import asyncio, ctypes, logging, os, pickle, subprocess, sys, threading, time, traceback, warnings
+import asyncio, ctypes, errno, logging, multiprocessing, os, pickle, signal, sys, threading, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
 from itertools import islice
-from queue import SimpleQueue
 from typing import Any
 from .corpus import CorpusError, track
 
@@ -165,81 +165,47 @@ def asked_cluster(
     if getattr(_thread, 'busy', False): return None
     return cluster or os.environ.get('KWSPOT_CLUSTER', '').strip() or None
 
-# %% ../nbs/03_cluster.ipynb #7ff26623
-_SERVE = ('import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
-          'from kwspot.cluster import _serve; _serve()')
-
-def _tell(task):
-    "The pickled (result, None) of a pickled function and part; (None, (error, its traceback)) where it fails."
-    try:
-        function, part = pickle.loads(task) # noqa: S301 (only this program writes to its workers)
-        return pickle.dumps((_as_part(function, part), None))
-    except Exception as error: failure = error, traceback.format_exc()
-    try: # not every error comes through
-        pickle.loads(told := pickle.dumps((None, failure))) # noqa: S301
-        return told
-    except Exception: return pickle.dumps((None, (RuntimeError(failure[1].splitlines()[-1]), failure[1])))
-
-def _serve():
-    "What a worker process does: a task from the standard input, the answer to the standard output, and so on."
-    with os.fdopen(os.dup(1), 'wb') as answers:
-        os.dup2(2, 1) # what a part prints does not belong there
-        with suppress(EOFError, BrokenPipeError): # whoever asked is gone, or asks no more
-            while True:
-                answers.write(_tell(pickle.load(sys.stdin.buffer))) # noqa: S301
-                answers.flush()
-
-# %% ../nbs/03_cluster.ipynb #c2c19e82
-_ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
-_APART: dict = (dict(start_new_session=True) if os.name == 'posix' else # Ctrl-C is not for them
-                dict(creationflags=getattr(subprocess, 'CREATE_NEW_PROCESS_GROUP', 0)))
-
-def _start_worker():
-    "A process that serves. `ClusterError` where the system starts none."
-    try: worker: Any = subprocess.Popen([sys.executable, '-c', _SERVE], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env={**os.environ, **_ONE_THREAD}, **_APART)
-    except OSError as error:
-        raise ClusterError(f'the system starts no more processes ({(error.strerror or str(error)).lower()}); '
-                           'end others and run the same again') from None
-    with suppress(OSError): # it is dead already: the first who asks will notice
-        pickle.dump(sys.path, worker.stdin)
-        worker.stdin.flush()
-    return worker
-
-def _ask(worker, task):
-    "What a worker answers; None where it dies."
-    with suppress(EOFError, OSError, pickle.UnpicklingError): # UnpicklingError: in the middle of an answer
-        pickle.dump(task, worker.stdin)
-        worker.stdin.flush()
-        return pickle.load(worker.stdout) # noqa: S301 (and only they write to it)
-
 # %% ../nbs/03_cluster.ipynb #03551a8b
+def _begin_worker():
+    "What a worker does first: it leaves Ctrl-C to whoever asked, and sees to it that it ends with them."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent: Any = multiprocessing.parent_process()
+    def end_with_parent():
+        parent.join()
+        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+@contextmanager
+def _one_thread():
+    "Libraries for matrices in processes started inside use one core."
+    names = 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, '1'))
+    try: yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None: os.environ[name] = value
+
 @contextmanager
 def _workers(n):
-    "A function that has a part done by one of `n` processes, and waits for the result."
-    free, started = SimpleQueue(), []
-    def fresh():
-        started.append(worker := _start_worker())
-        return worker
+    "A function that has a part done by one of `n` processes, and waits for the result. `ClusterError` where one dies."
+    from kwspot.cluster import _as_part as as_part, _begin_worker as begin # which workers find, also for a notebook
+    from kwspot.synth import deaf_children, main_hidden
+    pool = ProcessPoolExecutor(n, mp_context=multiprocessing.get_context('spawn'), initializer=begin)
     def do(function, part):
-        task, worker, answer = pickle.dumps((function, part)), free.get(), None
-        try:
-            if not (answer := _ask(worker, task)): answer = _ask(worker := fresh(), task)
-        finally: free.put(worker)
-        if not answer:
-            raise ClusterError('a part of the work was given up after 2 worker processes died of it; close what '
-                               'else takes memory and run the same again')
-        if answer[1]: raise answer[1][0] from ClusterError(f'in a worker process:\n{answer[1][1]}')
-        return answer[0]
+        try: return pool.submit(as_part, function, part).result()
+        except BrokenProcessPool:
+            raise ClusterError('a worker process of this machine died in the middle of the work; close what else '
+                               'takes memory and run the same again') from None
     try:
-        for _ in range(n): free.put(fresh())
+        with main_hidden(), deaf_children(), _one_thread():
+            for _ in range(n): pool.submit(int) # each begins one
         yield do
-    finally: # nobody needs what they may be at, and a goodbye would take them half a second
-        for worker in started: worker.kill()
-        for worker in started:
-            with suppress(OSError): worker.stdin.close()
-            worker.wait()
-            worker.stdout.close()
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM): raise
+        raise ClusterError('the system starts no more processes; end others and run the same again') from None
+    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/03_cluster.ipynb #c9c1acc4
 def _n_threads(client):

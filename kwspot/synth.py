@@ -11,8 +11,8 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
            'room_response', 'microphone_response', 'speaker_response', 'trim', 'pronounce', 'voice_word',
            'move_formants', 'sample_rows', 'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word',
            'prepare', 'make_clip', 'to_int16', 'deal_clips', 'draw_lengths', 'wav_bytes', 'write_speaker',
-           'write_noise', 'noise_seconds', 'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest',
-           'example_corpus']
+           'write_noise', 'noise_seconds', 'main_hidden', 'deaf_children', 'run_tasks', 'clip_counts', 'make_corpus',
+           'corpus_tasks', 'digest', 'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
 import _ctypes, ctypes, hashlib, multiprocessing, os, re, signal, struct, sys, zlib
@@ -730,7 +730,8 @@ def noise_seconds(
 
 # %% ../nbs/01_synth.ipynb #6e41bb9c
 @contextmanager
-def _main_hidden():
+def main_hidden():
+    "Processes started inside do not run again what this program, a script or a notebook, runs."
     main = sys.modules['__main__']
     kept = {name: getattr(main, name) for name in ('__file__', '__spec__') if hasattr(main, name)}
     try:
@@ -745,7 +746,7 @@ def _ignore_interrupt():
 
 
 @contextmanager
-def _deaf_children():
+def deaf_children():
     """Processes started inside never hear Ctrl-C, not even while they are importing; this one hears it when
     the block ends."""
     if not hasattr(signal, 'pthread_sigmask'): # Windows
@@ -773,7 +774,7 @@ def run_tasks(
     pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context('spawn'),
                                initializer=_ignore_interrupt)
     try:
-        with _main_hidden(), _deaf_children(): futures = [pool.submit(_run_task, task) for task in tasks]
+        with main_hidden(), deaf_children(): futures = [pool.submit(_run_task, task) for task in tasks]
         for future in as_completed(futures): yield future.result()
     except CorpusError as error: raise SynthError(str(error)) from None
     finally:
