@@ -37,8 +37,7 @@ def _is_run(run:Path, # a folder
     return run
 
 
-RunFolder = Annotated[Path, typer.Argument(metavar='RUN', callback=_is_run,
-                      help='A run folder that `kwspot train` wrote.')]
+RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='A run folder that `kwspot train` wrote.')]
 RunOrExport = Annotated[Path, typer.Argument(metavar='RUN',
                         help='A run folder, or a file that `kwspot export` wrote.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object on stdout and nothing else there.')]
@@ -438,6 +437,7 @@ def evaluate(run:RunFolder, # what to judge
         raise typer.BadParameter('is one of test, valid, train, all', param_hint='--split')
     if report is not None and report.suffix.lower() not in ('.html', '.htm'):
         raise typer.BadParameter('does not end in .html', param_hint='--report')
+    _is_run(run)
     from kwspot import report as reports
     if report is not None: reports.check_place(report)
     if tables is not None: reports.check_place(tables, folder=True)
@@ -509,6 +509,7 @@ def export(run:RunFolder, # what to ship
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
     from kwspot import export as exporting
     wanted = exporting.known_formats(_words(formats)) # before TensorFlow is loaded
+    _is_run(run)
     from kwspot import training
     figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus)
     _show(json.loads(json.dumps(figures, default=_plain)), as_json, _say_exports)

@@ -13,6 +13,7 @@ import functools
 import importlib
 import math
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -238,17 +239,20 @@ def frontend_for(
     return layer(sample_rate=sample_rate, **{**defaults, **options})
 
 # %% ../nbs/40_modelling.ipynb #cbc88bb4
+_one_at_a_time = threading.RLock()
+
+
 @contextmanager
 def seeded(
     seed: int,  # any integer
 ) -> Iterator[None]:
-    "Inside, Keras layers get repeatable weights and dropout; outside, Python's random numbers go on untouched."
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
+    "Inside, Keras layers get repeatable weights and dropout; random numbers of others go on untouched."
+    own, here, usual = random.Random(seed), threading.get_ident(), random.randint
+    def randint(a, b): return own.randint(a, b) if threading.get_ident() == here else usual(a, b)
+    with _one_at_a_time:
+        random.randint = randint  # by which Keras draws its seeds
+        try: yield
+        finally: random.randint = usual
 
 # %% ../nbs/40_modelling.ipynb #d6942439
 def network(
