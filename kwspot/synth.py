@@ -11,14 +11,12 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
            'room_response', 'microphone_response', 'speaker_response', 'trim', 'pronounce', 'voice_word',
            'move_formants', 'sample_rows', 'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word',
            'prepare', 'make_clip', 'to_int16', 'deal_clips', 'draw_lengths', 'wav_bytes', 'write_speaker',
-           'write_noise', 'noise_seconds', 'main_hidden', 'deaf_children', 'run_tasks', 'clip_counts', 'make_corpus',
-           'corpus_tasks', 'digest', 'example_corpus']
+           'write_noise', 'noise_seconds', 'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest',
+           'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
-import _ctypes, ctypes, hashlib, multiprocessing, os, re, signal, struct, sys, zlib
+import _ctypes, ctypes, hashlib, os, re, struct, sys, zlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -728,34 +726,6 @@ def noise_seconds(
     low, high = (60, 95) if n_clips >= 10000 else (15, 20)
     return dict(zip(NOISES, np.random.default_rng([seed, 9]).uniform(low, high, len(NOISES)).round(1)))
 
-# %% ../nbs/01_synth.ipynb #6e41bb9c
-@contextmanager
-def main_hidden():
-    "Processes started inside do not run again what this program, a script or a notebook, runs."
-    main = sys.modules['__main__']
-    kept = {name: getattr(main, name) for name in ('__file__', '__spec__') if hasattr(main, name)}
-    try:
-        for name in kept: setattr(main, name, None)
-        yield
-    finally:
-        for name, value in kept.items(): setattr(main, name, value)
-
-
-def _ignore_interrupt():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def deaf_children():
-    """Processes started inside never hear Ctrl-C, not even while they are importing; this one hears it when
-    the block ends."""
-    if not hasattr(signal, 'pthread_sigmask'): # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try: yield
-    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
 # %% ../nbs/01_synth.ipynb #17607781
 def _run_task(task):
     function, *arguments = task
@@ -765,20 +735,15 @@ def _run_task(task):
 def run_tasks(
     tasks: Sequence[tuple],  # (function, *arguments) each
     n_workers: int,  # processes; 1 works in this one
-) -> Iterable[int]:  # what each task returns, as they finish
+) -> Iterable[int]:  # what each task returns, in their order
     """Run tasks in processes of their own and yield their results; the rest is cancelled when one fails or
     the caller stops."""
     if n_workers == 1 or __name__ == '__main__':
         yield from map(_run_task, tasks)
         return
-    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context('spawn'),
-                               initializer=_ignore_interrupt)
-    try:
-        with main_hidden(), deaf_children(): futures = [pool.submit(_run_task, task) for task in tasks]
-        for future in as_completed(futures): yield future.result()
+    from kwspot.cluster import in_processes
+    try: yield from in_processes(_run_task, tasks, n_workers)
     except CorpusError as error: raise SynthError(str(error)) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 # %% ../nbs/01_synth.ipynb #12596d88
 _FOLDER_NAME = re.compile(  # one that every system takes
