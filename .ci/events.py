@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kwspot import preprocessing, streaming, synth, training
+from kwspot.corpus import to_int16
 from kwspot.exported import at_temperature
 from kwspot.recordings import make_recording, match_events, per_hour
 
@@ -27,7 +28,7 @@ def recordings(packed, split):
     "Audio and truth with its speakers, part by part."
     for seed in SEEDS[split]:
         makers = enumerate(synth.NOISES.values())
-        noises = [synth.to_int16(0.05 * make(60 * 16000, np.random.default_rng([1000 + seed, i]))) for i, make in makers]
+        noises = [to_int16(0.05 * make(60 * 16000, np.random.default_rng([1000 + seed, i])) * 32767) for i, make in makers]
         rows = np.random.default_rng(seed).permutation(packed.select(split=split))
         for i, part in enumerate(np.array_split(rows, N_PARTS)):
             clips = packed.clips.iloc[part]

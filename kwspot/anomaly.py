@@ -13,14 +13,14 @@ import hashlib
 import io
 import os
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
-from .corpus import NOISE, ClipError, CorpusError, _not_shared, is_elsewhere, read_clip_rate, read_header
+from .corpus import NOISE, ClipError, CorpusError, _not_shared, _plain_values, is_elsewhere
+from .corpus import read_clip_rate, read_header
 from .corpus import index as index_of
 from .cluster import asked_cluster, each_part
 from .duplicates import N_FINGERPRINT, find_copies, fingerprint
@@ -235,20 +235,15 @@ def _sample_facts(clip, rate):
     return dict(n_read=clip.size, sha1=sha1, measures=measures, print=_look(bands))
 
 # %% ../nbs/20_anomaly.ipynb #5bda8238
-_PLAIN = struct.Struct('<4sI8sIHHIIHH4sI') # RIFF, size, WAVEfmt, 16, format, channels, rate, ..., bits, data, size
-
 def _plain_clip(path):
     "int16 samples and rate of a mono 16-bit WAV file that holds nothing besides; None for any other."
     if is_elsewhere(path): return None
     try:
         with open(path, 'rb') as file: content = file.read()
     except (OSError, ValueError): return None
-    if len(content) < 48: return None
-    riff, size, kind, length, form, channels, rate, _, _, bits, data, n_bytes = _PLAIN.unpack_from(content)
-    if (riff, kind, length, form, channels, bits, data) != (b'RIFF', b'WAVEfmt ', 16, 1, 1, 16,
-                                                            b'data'): return None
-    whole = rate > 0 and n_bytes == len(content) - 44 and size == len(content) - 8 and n_bytes % 2 == 0
-    return (np.frombuffer(content, '<i2', offset=44).astype(np.int16), rate) if whole else None
+    if len(content) < 48 or len(content) % 2: return None
+    ends = [at + 4 + int.from_bytes(content[at:at + 4], 'little') for at in (4, 40)] # of the file and of its samples
+    return _plain_values(content) if ends == [len(content)] * 2 else None
 
 # %% ../nbs/20_anomaly.ipynb #2bed1f74
 def measure_file(

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import fft
 
-from . import features, synth
+from . import corpus, features, synth
 
 # %% ../nbs/32_augment.ipynb #d73d0740
 class Augmentation(keras.layers.Layer):
@@ -146,7 +146,7 @@ def default_noise(
     "A bank of generated noise at 16 kHz, for a corpus that has none."
     rng, n = np.random.default_rng(seed), round(16000 * seconds)
     kinds = [*(synth.coloured_noise(n, slope, rng) for slope in (0, -3, -6)), synth.hum_noise(n, rng)]
-    return np.rint(np.clip(np.concatenate(kinds) * 3000, -32768, 32767)).astype(np.int16)
+    return corpus.to_int16(np.concatenate(kinds) * 3000)
 
 
 def generated_noise(
@@ -159,7 +159,7 @@ def generated_noise(
     for kind, length in seconds.items():
         if kind not in synth.NOISES:
             raise ValueError(f'there is no noise {kind!r}; available: {", ".join(synth.NOISES)}')
-        parts.append(synth.to_int16(0.05 * synth.NOISES[kind](round(16000 * length), rng)))
+        parts.append(corpus.to_int16(0.05 * synth.NOISES[kind](round(16000 * length), rng) * 32767))
     return np.concatenate([np.zeros(0, np.int16), *parts])
 
 

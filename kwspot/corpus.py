@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'AUDIO', 'RELEASES', 'CorpusError', 'ClipError', 'ArchiveError', 'CorpusWarning', 'is_elsewhere', 'Header',
-           'parse_header', 'read_header', 'read_clip_rate', 'read_clip', 'which_set', 'index', 'fingerprint',
-           'atomic_write', 'atomic_folder', 'meter', 'track', 'Release', 'unpack', 'fetch', 'real_data']
+           'parse_header', 'read_header', 'to_int16', 'read_clip_rate', 'read_clip', 'pcm_wav', 'which_set', 'index',
+           'fingerprint', 'atomic_write', 'atomic_folder', 'meter', 'track', 'Release', 'unpack', 'fetch', 'real_data']
 
 # %% ../nbs/00_corpus.ipynb #da8ffd10
 import csv, errno, hashlib, io, json, os, platform, re, shutil, struct, sys, time, unicodedata, uuid, warnings
@@ -269,8 +269,10 @@ def _mono(path):
     values = _wav_values(path, content, header, offset) if plain_codec else _decoded_values(path, content, header)
     return (values[:, 0] if header.channels == 1 else values.mean(axis=1)), header.sample_rate
 
-def _to_int16(values):
-    "Round and clip to 16 bits."
+def to_int16(
+    values:np.ndarray, # samples of any shape in 16-bit steps, int16 or float; of floats in [-1, 1], 32767 times them
+)->np.ndarray: # int16
+    "Samples rounded to 16 bits; what is louder is clipped, as a recorder clips it."
     if values.dtype == np.int16: return np.ascontiguousarray(values)
     return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
 
@@ -281,7 +283,7 @@ def read_clip_rate(
     """The samples of a recording at its own rate. Raises `ClipError` where there are none, or none that are
     numbers; of a WAV file that was cut, what is there is read."""
     values, rate = _mono(path)
-    return _to_int16(values), rate
+    return to_int16(values), rate
 
 # %% ../nbs/00_corpus.ipynb #fde536e5
 def read_clip(
@@ -298,7 +300,17 @@ def read_clip(
         import soxr
         values = soxr.resample(values.astype(np.float64), rate, sample_rate, quality='HQ')
         if len(values) == 0: raise ClipError(f'{path}: too short for one sample at {sample_rate} Hz')
-    return _to_int16(values)
+    return to_int16(values)
+
+# %% ../nbs/00_corpus.ipynb #8f1ef74a
+def pcm_wav(
+    clip:np.ndarray, # (n_samples,) mono int16
+    sample_rate:int=16000, # Hz
+)->bytes: # a whole WAV file
+    "A 16-bit mono WAV file with the canonical header of 44 bytes."
+    n_bytes, rate = 2 * len(clip), int(sample_rate)
+    header = _CANONICAL.pack(b'RIFF', 36 + n_bytes, b'WAVEfmt ', 16, 1, 1, rate, 2 * rate, 2, 16, b'data', n_bytes)
+    return header + np.ascontiguousarray(clip, '<i2').tobytes()
 
 # %% ../nbs/00_corpus.ipynb #9cb6d511
 _MAX_CLIPS_PER_CLASS = 2**27 - 1 # MAX_NUM_WAVS_PER_CLASS in input_data.py

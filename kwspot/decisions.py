@@ -14,7 +14,6 @@ import re
 import shutil
 import time
 import warnings
-import wave
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -22,7 +21,8 @@ import pandas as pd
 import platformdirs
 from .anomaly import clip_names
 from . import corpus as corpora
-from .corpus import NOISE, CorpusError, atomic_folder, atomic_write, is_elsewhere, read_clip_rate, track
+from .corpus import (NOISE, CorpusError, atomic_folder, atomic_write, is_elsewhere, pcm_wav, read_clip_rate,
+                           track)
 from .storage import open_bytes
 
 # %% ../nbs/22_decisions.ipynb #eefdd1b1
@@ -156,9 +156,7 @@ def write_wav(
     sample_rate:int, # Hz
 ) -> None:
     "A canonical 16-bit WAV file."
-    with wave.open(str(path), 'wb') as out:
-        out.setparams((1, 2, int(sample_rate), 0, 'NONE', ''))
-        out.writeframes(clip.astype('<i2').tobytes())
+    Path(path).write_bytes(pcm_wav(clip, sample_rate))
 
 # %% ../nbs/22_decisions.ipynb #90693ef2
 def there_and_gone(

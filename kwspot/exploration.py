@@ -11,11 +11,11 @@ __all__ = ['check_clip', 'frame_lengths', 'log_specgram', 'custom_fft', 'time_ax
 # %% ../nbs/10_exploration.ipynb #c3ff470f
 import io
 import warnings
-import wave
 from collections.abc import Mapping
 from typing import Any
 import numpy as np
 from scipy import fft, signal
+from .corpus import pcm_wav, to_int16
 
 # %% ../nbs/10_exploration.ipynb #1255e053
 def check_clip(
@@ -244,11 +244,7 @@ def wav_bytes(
         raise ValueError(f'clip of type {clip.dtype}: int16 or float in [-1, 1] is needed')
     values = clip.astype(float) / (32768 if clip.dtype == np.int16 else 1)
     if normalise: values /= max(np.abs(values).max(), 1e-9)
-    file = io.BytesIO()
-    with wave.open(file, 'wb') as out:
-        out.setnchannels(1), out.setsampwidth(2), out.setframerate(int(sample_rate))
-        out.writeframes(np.clip(np.rint(values * 32768), -32768, 32767).astype('<i2').tobytes())
-    return file.getvalue()
+    return pcm_wav(to_int16(values * 32768), sample_rate)
 
 # %% ../nbs/10_exploration.ipynb #3a47d2be
 def player(

@@ -22,7 +22,7 @@ import scipy.signal
 import soundfile
 import soxr
 from .anomaly import Limits, clip_names
-from .corpus import CorpusError, read_clip
+from .corpus import CorpusError, read_clip, to_int16
 
 # %% ../nbs/21_planted.ipynb #7f72a40c
 _HIGH_PASS = scipy.signal.butter(2, 100, 'highpass', fs=16000, output='sos')
@@ -44,10 +44,6 @@ def word_span(
     level = level_of(clip)
     there = np.flatnonzero(level >= level.max() * 10**(-below / 20))
     return int(there[0]), int(there[-1]) + 1
-
-def _int16(samples):
-    "Rounded and cut at full scale."
-    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
 
 def _loudest(clip):
     "Mean square of the loudest 200 ms."
@@ -71,7 +67,7 @@ def background(
     shape = np.interp(np.linspace(0, 1, max(n, 64) // 2 + 1), np.linspace(0, 1, spectrum.size), spectrum)
     noise = np.fft.irfft(shape * np.exp(2j * np.pi * rng.random(shape.size)), max(n, 64))[:n]
     if noise.std() < 1e-9: noise = rng.standard_normal(n)
-    return _int16(noise * (max(quietest.std(), .6) / noise.std()) + clip.mean())
+    return to_int16(noise * (max(quietest.std(), .6) / noise.std()) + clip.mean())
 
 def moved(
     clip:np.ndarray, # (n_samples,) mono, int16
@@ -102,17 +98,17 @@ def _near_silent(clip, rng, around):
 def _faint(clip, rng, around): return _scaled(clip,
                                               around.level * 10**(rng.uniform(-30, -22.5) / 10) / _loudest(clip))
 def _loud(clip, rng, around): return _scaled(clip, around.level * 10**(rng.uniform(14.5, 20) / 10) / _loudest(clip))
-def _fitted(samples): return _int16(samples * min(1, 30000 / max(np.abs(samples).max(), 1))) # not clipped
-def _scaled(clip, gain): return _int16((clip - clip.mean()) * np.sqrt(gain))
+def _fitted(samples): return to_int16(samples * min(1, 30000 / max(np.abs(samples).max(), 1))) # not clipped
+def _scaled(clip, gain): return to_int16((clip - clip.mean()) * np.sqrt(gain))
 
 # %% ../nbs/21_planted.ipynb #bb35b68e
 def _clipped(clip, rng, around):
     top = np.abs(clip.astype(int)).max()
     cut = np.clip(clip, -(limit := np.int16(rng.uniform(.25, .6) * top)), limit)
     fresh = rng.normal(0, rng.uniform(.3, 2), clip.size) if rng.random() < .4 else 0 # noise from after the clipping
-    return _int16(cut * max(rng.uniform(.3, 1.5), 1500 / limit) + fresh)
+    return to_int16(cut * max(rng.uniform(.3, 1.5), 1500 / limit) + fresh)
 
-def _offset(clip, rng, around): return _int16(clip * .85 + 32768 * rng.uniform(.015, .1) * rng.choice([-1, 1]))
+def _offset(clip, rng, around): return to_int16(clip * .85 + 32768 * rng.uniform(.015, .1) * rng.choice([-1, 1]))
 
 def _dropout(clip, rng, around):
     out, level = clip.copy(), level_of(clip, 64)
@@ -126,7 +122,7 @@ def _dropout(clip, rng, around):
 
 def _padded(clip, rng, around):
     runs = np.diff(np.flatnonzero(np.r_[True, np.diff(clip) != 0, True])) # of one value
-    if runs.max() > 80: clip = _int16(clip + rng.normal(0, 2, clip.size)) # gated: zeros among zeros are no fault
+    if runs.max() > 80: clip = to_int16(clip + rng.normal(0, 2, clip.size)) # gated: zeros among zeros are no fault
     (start, end), out = word_span(clip), clip.copy()
     before, after = max(start - 320, 0), max(clip.size - end - 320, 0)
     n = int(rng.integers(500, max(before, after, 501)))
@@ -141,14 +137,14 @@ def _only_noise(clip, rng, around):
     if choice < .45: noise = _noise_window(rng, around, clip.size)
     elif choice < .7: noise = _coloured(rng, clip.size)
     else: noise = background(clip, clip.size, rng).astype(float)
-    return _int16((noise - noise.mean()) * 32768 * 10**(rng.uniform(-52, -25) / 20) / max(np.std(noise), 1))
+    return to_int16((noise - noise.mean()) * 32768 * 10**(rng.uniform(-52, -25) / 20) / max(np.std(noise), 1))
 
 def _beep(clip, rng):
     "The background of the clip and a tone of 0.15 to 0.5 s."
     times, length = np.arange(clip.size) / 16000, rng.uniform(.15, .5)
     inside = np.clip(np.minimum(times - .2, .2 + length - times) / .01, 0, 1) # it fades in and out in 10 ms
     tone = inside * np.sin(2 * np.pi * rng.uniform(300, 3000) * times)
-    return _int16(background(clip, clip.size, rng) + 32768 * 10**(rng.uniform(-30, -10) / 20) * tone)
+    return to_int16(background(clip, clip.size, rng) + 32768 * 10**(rng.uniform(-30, -10) / 20) * tone)
 
 def _coloured(rng, n):
     "White, pink or brown noise, of power 1."
@@ -188,7 +184,7 @@ def _off_centre(clip, rng, around):
     fade = np.minimum(np.minimum(np.arange(word.size), np.arange(word.size)[::-1]) / 160, 1)
     rest = clip.size - word.size
     front = int(rng.integers(160, 800)) if rng.random() < .5 else rest - int(rng.integers(160, 800))
-    return _int16(background(clip, clip.size, rng) + np.r_[np.zeros(front), word * fade, np.zeros(rest - front)])
+    return to_int16(background(clip, clip.size, rng) + np.r_[np.zeros(front), word * fade, np.zeros(rest - front)])
 
 def _loud_part(clip): return (clip - clip.mean())[slice(*word_span(clip, below=20))]
 
@@ -215,7 +211,7 @@ def _humming(clip, rng, around):
     spectrum = np.abs(np.fft.rfft((clip - clip.mean()) * np.hanning(clip.size)))
     rumble = spectrum[30:81].mean() / clip.size * 4 # amplitude of what is there already
     amplitude = np.sqrt(2 * _power(clip) * .64 * 10**(-rng.uniform(12, 30) / 10))
-    return _int16(clip * .8 + hum * max(amplitude, 10 * rumble))
+    return to_int16(clip * .8 + hum * max(amplitude, 10 * rumble))
 
 def _upsampled(clip, rng, around):
     rate = int(rng.choice([6000, 8000, 11025]))
@@ -227,7 +223,7 @@ def _upsampled(clip, rng, around):
     else: # by straight lines between the samples
         slow = scipy.signal.resample_poly(quiet, 1, 2)
         narrow = np.interp(np.arange(clip.size) / 2, np.arange(slow.size), slow)
-    return _int16(np.pad(narrow, (0, max(clip.size - narrow.size, 0)))[:clip.size])
+    return to_int16(np.pad(narrow, (0, max(clip.size - narrow.size, 0)))[:clip.size])
 
 SAMPLE_FAULTS = {'short': _shorter, 'long': _longer, 'silent': _silent, 'quiet': _near_silent, 'faint': _faint,
                  'loud': _loud, 'clipped': _clipped,
@@ -255,8 +251,8 @@ def _no_audio(path, clip, rng): Path(path).write_bytes([b'<html>404</html>', b'O
 def _emptied(path, clip, rng): Path(path).write_bytes(b'')
 def _other_rate(path, clip, rng):
     rate = int(rng.choice([8000, 22050, 44100, 48000]))
-    _write(path, _int16(soxr.resample(clip.astype(float) * .8, 16000, rate)), rate)
-def _stereo(path, clip, rng): _write(path, np.stack([clip, _int16(clip * rng.uniform(.3, 1))], axis=1), channels=2)
+    _write(path, to_int16(soxr.resample(clip.astype(float) * .8, 16000, rate)), rate)
+def _stereo(path, clip, rng): _write(path, np.stack([clip, to_int16(clip * rng.uniform(.3, 1))], axis=1), channels=2)
 def _eight_bit(path, clip, rng): _write(path, (np.rint(clip / 256) + 128).clip(0, 255).astype(np.uint8), width=1)
 def _telephone(path, clip, rng): soundfile.write(path, clip, 16000, format='WAV',
                                                  subtype=str(rng.choice(['ULAW', 'ALAW', 'IMA_ADPCM'])))
@@ -287,11 +283,11 @@ def recoded(
     "The same recording, shifted, scaled, and encoded anew."
     start, end = word_span(clip, below=35)
     n = int(rng.integers(-min(start, 1600), min(clip.size - end, 1600) + 1))
-    copy = _int16(moved(clip, n, rng) * rng.uniform(.3, .95))
+    copy = to_int16(moved(clip, n, rng) * rng.uniform(.3, .95))
     kind = str(rng.choice(['none', 'OGG', 'MP3', '8 kHz', 'noise']))
-    if kind == '8 kHz': return _int16(soxr.resample(soxr.resample(copy.astype(float), 16000, 8000), 8000,
+    if kind == '8 kHz': return to_int16(soxr.resample(soxr.resample(copy.astype(float), 16000, 8000), 8000,
                                                     16000))[:clip.size]
-    if kind == 'noise': return _int16(copy + rng.normal(0, np.sqrt(_power(copy) / 1000), copy.size))
+    if kind == 'noise': return to_int16(copy + rng.normal(0, np.sqrt(_power(copy) / 1000), copy.size))
     if kind == 'none': return copy
     file = io.BytesIO()
     container, subtype = {'OGG': ('OGG', 'VORBIS'), 'MP3': ('MP3', 'MPEG_LAYER_III')}[kind]
@@ -334,7 +330,7 @@ def plant_faults(
     if n_each < 2: raise CorpusError(f'{len(clips)} clips: too few to plant {len(kinds)} kinds of fault in')
     samples = [read_clip(path) for path in clips['path']]
     around = Around(float(np.median([_loudest(clip) for clip in samples])),
-                    noises or [_int16(_coloured(rng, 64000) * 900) for _ in range(3)], samples)
+                    noises or [to_int16(_coloured(rng, 64000) * 900) for _ in range(3)], samples)
     planter = Planter(Path(folder), rng, around, sorted(set(clips['word'])))
     for number, (row, clip) in enumerate(zip(clips.itertuples(), samples)):
         planter.source = row.path

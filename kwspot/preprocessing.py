@@ -7,7 +7,7 @@ __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_
            'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
-import errno, hashlib, io, json, math, os, re, shutil, struct, time, uuid, warnings, weakref
+import errno, hashlib, io, json, math, os, re, shutil, time, uuid, warnings, weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from numba import types
 from scipy import signal
 from .cluster import each_part
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint
-from .corpus import _not_shared, is_elsewhere, read_clip, read_header, track
+from .corpus import _not_shared, is_elsewhere, pcm_wav, read_clip, read_header, to_int16, track
 from .exploration import log_specgram
 from .elsewhere import fetched, file_states, member_places
 from .storage import exists, is_url, join
@@ -203,10 +203,9 @@ def reference_features(
     return np.load(out, mmap_mode='r')
 
 # %% ../nbs/30_preprocessing.ipynb #b66547b3
-_HEADER = struct.Struct('<8sIHHIIHH4s') # bytes 8 to 40 of a canonical WAV header: 16-bit mono PCM
-
 def _header_of(sample_rate):
-    return _HEADER.pack(b'WAVEfmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b'data')
+    "Bytes 8 to 40 of a canonical WAV header, which are alike for all lengths."
+    return pcm_wav(np.zeros(0, np.int16), sample_rate)[8:40]
 
 if os.name == 'posix':
     _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC # a named pipe must not hold us up
@@ -789,5 +788,5 @@ def silence_clips(
         n_part = part.stop - start
         made = recordings.empty
         noise = _made_noise(packed, n_part, rng) if made else _noise_windows(packed, recordings, n_part, rng)
-        clips[part] = np.clip(np.rint(noise * gains[part, None]), -32768, 32767)
+        clips[part] = to_int16(noise * gains[part, None])
     return clips

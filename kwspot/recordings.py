@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import features
-from .corpus import CorpusError
+from .corpus import CorpusError, to_int16
 
 # %% ../nbs/66_recordings.ipynb #b0480d47
 class RecordingError(CorpusError):
@@ -124,7 +124,7 @@ def make_recording(
     truth = pd.DataFrame(np.array(spans, float).reshape(-1, 2) / sample_rate, columns=['start_s', 'end_s'])
     truth.insert(0, 'word', list(words))
     recording *= np.float32(32767 * 10 ** (noise_db / 20))
-    return np.clip(np.rint(recording), -32768, 32767).astype(np.int16), truth.assign(snr_db=ratios)
+    return to_int16(recording), truth.assign(snr_db=ratios)
 
 # %% ../nbs/66_recordings.ipynb #24e91c79
 def match_events(

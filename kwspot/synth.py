@@ -10,12 +10,11 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
            'draw_speakers', 'coloured_noise', 'unit_power', 'hum_noise', 'clatter_noise', 'babble_noise', 'noise_pool',
            'room_response', 'microphone_response', 'speaker_response', 'trim', 'pronounce', 'voice_word',
            'move_formants', 'sample_rows', 'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word',
-           'prepare', 'make_clip', 'to_int16', 'deal_clips', 'draw_lengths', 'wav_bytes', 'write_speaker',
-           'write_noise', 'noise_seconds', 'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest',
-           'example_corpus']
+           'prepare', 'make_clip', 'deal_clips', 'draw_lengths', 'write_speaker', 'write_noise', 'noise_seconds',
+           'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest', 'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
-import _ctypes, ctypes, hashlib, os, re, struct, sys, zlib
+import _ctypes, ctypes, hashlib, os, re, sys, zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +25,7 @@ import pandas as pd
 import platformdirs
 from scipy import fft, signal as dsp
 
-from .corpus import NOISE, CorpusError, atomic_folder, index, track, which_set
+from .corpus import NOISE, CorpusError, atomic_folder, index, pcm_wav, to_int16, track, which_set
 
 # %% ../nbs/01_synth.ipynb #7bb1c26b
 KEYWORDS = ('yes', 'no', 'up', 'down', 'left', 'right', 'on', 'off', 'stop', 'go')
@@ -616,12 +615,7 @@ def make_clip(
     clip = place_word(recorded, n_word, middle, n_samples)
     offset = int(rng.integers(len(pool) - n_samples))
     clip += pool[offset:offset + n_samples] * 10 ** ((speaker.level - speaker.snr + rng.normal(0, 2)) / 20)
-    return to_int16(clip)
-
-
-def to_int16(audio: np.ndarray) -> np.ndarray:  # (n_samples,) int16
-    "Round audio in [-1, 1] to 16 bits; what is louder is clipped, as a recorder clips it."
-    return np.clip(np.rint(audio * 32767), -32768, 32767).astype(np.int16)
+    return to_int16(clip * 32767)
 
 # %% ../nbs/01_synth.ipynb #3890ac8e
 def deal_clips(
@@ -667,17 +661,6 @@ def draw_lengths(
         n_samples[rng.choice(rows, other[word], replace=False)] = np.rint(blocks * 2048 / 3).astype(int)
     return n_samples
 
-# %% ../nbs/01_synth.ipynb #ae5d2dfb
-def wav_bytes(
-    clip: np.ndarray,  # (n_samples,) mono int16
-    sample_rate: int = 16000,  # Hz
-) -> bytes:  # a whole WAV file
-    "A 16-bit mono PCM WAV file with the canonical header of 44 bytes."
-    layout, size = struct.Struct('<4sI4s4sIHHIIHH4sI'), 2 * len(clip)
-    header = layout.pack(b'RIFF', 36 + size, b'WAVE', b'fmt ', 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16,
-                         b'data', size)
-    return header + np.ascontiguousarray(clip, '<i2').tobytes()
-
 # %% ../nbs/01_synth.ipynb #81c7883d
 def write_speaker(
     folder: str,  # the corpus
@@ -689,7 +672,7 @@ def write_speaker(
     prepare(speaker, dict.fromkeys(word for word, _, _ in clips), seed)
     for word, take, n_samples in clips:
         clip = make_clip(speaker, word, take, n_samples=n_samples, seed=seed, fresh=False)
-        Path(folder, word, f'{speaker.name}_nohash_{take}.wav').write_bytes(wav_bytes(clip))
+        Path(folder, word, f'{speaker.name}_nohash_{take}.wav').write_bytes(pcm_wav(clip))
     return len(clips)
 
 
@@ -704,7 +687,7 @@ def write_noise(
     restart_espeak()
     audio = NOISES[kind](int(seconds * 16000), rng)
     level = 10 ** (-26 / 20) if kind != 'clatter' else 10 ** (-32 / 20)
-    Path(folder, NOISE, NOISE_FILES[kind]).write_bytes(wav_bytes(to_int16(audio * level)))
+    Path(folder, NOISE, NOISE_FILES[kind]).write_bytes(pcm_wav(to_int16(audio * level * 32767)))
     return 0
 
 # %% ../nbs/01_synth.ipynb #879a53c2
