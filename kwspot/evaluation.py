@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtrit
 from . import corpus as corpora
+from .clip import as_waveforms
 from .cluster import asked_cluster, each_part
 from .corpus import NOISE, CorpusError, CorpusWarning, read_clip
 from .decisions import decided_index
@@ -428,7 +429,7 @@ def _packed_block(run, block):
 def _predict(run, clips, batch_size):
     "Probabilities of int16 clips, by the run's own `predict` or its Keras model."
     if hasattr(run, 'predict'): return np.asarray(run.predict(clips, batch_size=batch_size))
-    return np.asarray(run.model.predict(clips.astype(np.float32) / 32768, batch_size=batch_size, verbose=0))
+    return np.asarray(run.model.predict(as_waveforms(clips), batch_size=batch_size, verbose=0))
 
 # %% ../nbs/60_evaluation.ipynb #de5f5193
 class _Sent(NamedTuple):

@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .clip import about_recording, light_clip, loudest_part, read_recording, sixteen_bits  # noqa: F401
+from .clip import (  # noqa: F401
+    about_recording, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, sixteen_bits,
+    waveform_batches)
 from .exported import (  # noqa: F401
     RUNNERS, Exported, at_temperature, c_facts, calibrated, export_of, find_exported, litert_function, load_exported,
     model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx, run_savedmodel, savedmodel_facts,
     stored_temperature, temperature_of)
 from .formats import (  # noqa: F401
-    C_ARRAY, C_HEADER, FORMATS, WRITERS, Source, as_waveforms, c_text, check_spared, equalised, frontend_outputs,
+    C_ARRAY, C_HEADER, FORMATS, WRITERS, Source, c_text, check_spared, equalised, frontend_outputs,
     known_formats, litert_converter, operations, quantised, relu_pairs, save_model, without_ranges, write_c,
     write_keras, write_litert, write_litert_int8, write_litert_stream, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .formats import FORMATS, as_waveforms
+from .clip import waveform_batches
+from .formats import FORMATS
 from .modelfile import FACTS, ExportError, attached_facts, check_facts, unsealed
 from .quiet_tensorflow import quiet
 
@@ -47,10 +48,7 @@ class Exported:
     ) -> np.ndarray:            # (n, n_classes) float32
         """The probability of each label for each clip, as the model gives it. `ExportError` for clips of
         another shape, or that are not numbers."""
-        clips = np.asarray(clips)
-        if clips.ndim != 2 or clips.shape[1] != self.n_samples:
-            raise ExportError(f'clips must be of shape (n, {self.n_samples}), not {clips.shape}')
-        parts = [self.run(as_waveforms(clips[at:at + batch_size])) for at in range(0, len(clips), batch_size)]
+        parts = [self.run(batch) for batch in waveform_batches(clips, self.n_samples, batch_size, error=ExportError)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
 
 # %% ../nbs/69_exported.ipynb #79f2287e

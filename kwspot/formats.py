@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'C_HEADER', 'C_ARRAY', 'WRITERS', 'known_formats', 'Source', 'save_model', 'litert_converter',
            'write_keras', 'write_savedmodel', 'write_sealed', 'write_litert', 'operations', 'frontend_outputs',
-           'relu_pairs', 'equalised', 'without_ranges', 'check_spared', 'as_waveforms', 'quantised',
-           'write_litert_int8', 'write_onnx', 'c_text', 'write_c', 'write_litert_stream']
+           'relu_pairs', 'equalised', 'without_ranges', 'check_spared', 'quantised', 'write_litert_int8', 'write_onnx',
+           'c_text', 'write_c', 'write_litert_stream']
 
 # %% ../nbs/68_formats.ipynb #546d14a0
 import importlib.util
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .clip import as_waveforms
 from .modelfile import FACTS, ExportError, attach_facts, facts_as_files, seal
 from .quiet_tensorflow import quiet
 
@@ -206,18 +207,6 @@ def check_spared(
     if not mine or 'QUANTIZE' in [kind for kind, _ in steps[:mine[-1]]]:
         raise ExportError('litert-int8: the converter put the frontend into 8 bits, which it cannot bear; use litert')
 
-# %% ../nbs/68_formats.ipynb #e7062346
-def as_waveforms(
-    clips: np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
-) -> np.ndarray:       # (n, n_samples) float32 in [-1, 1]
-    "Samples as the models take them. `ExportError` for other types, and for samples that are not numbers."
-    if clips.dtype != np.int16 and clips.dtype.kind != 'f':
-        raise ExportError(f'clips must be int16, or float in [-1, 1], not {clips.dtype}')
-    waveforms = clips.astype(np.float32) / np.float32(32768 if clips.dtype == np.int16 else 1)
-    if not np.isfinite(waveforms).all():
-        raise ExportError('clips hold samples that are not numbers (NaN or infinite)')
-    return waveforms
-
 # %% ../nbs/68_formats.ipynb #d370a245
 def quantised(
     converter: Any,  # tf.lite.TFLiteConverter
@@ -227,7 +216,7 @@ def quantised(
     "The model with everything else in 8 bits. `ExportError` if the converter will not have it so."
     import tensorflow as tf
     def examples():
-        for clip in as_waveforms(clips): yield [clip[None]]
+        for clip in as_waveforms(clips, error=ExportError): yield [clip[None]]
     converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], examples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
     with quiet():

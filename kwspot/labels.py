@@ -28,6 +28,7 @@ import tensorflow as tf
 from . import training
 from .anomaly import Limits
 from .baseline import Ridge, coarse_pictures
+from .clip import waveform_batches
 from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning
 from .evaluation import class_numbers, count_confusion
@@ -235,8 +236,7 @@ def hear_and_embed(
     signature = [tf.TensorSpec((None, run.n_samples), tf.float32)]
     @tf.function(autograph=False, input_signature=signature)
     def hear(waveform): return both(before(waveform, training=False), training=False)
-    starts = range(0, len(clips), batch_size)
-    parts = [hear(tf.constant(training.as_waveform(clips[at:at + batch_size]))) for at in starts]
+    parts = [hear(tf.constant(batch)) for batch in waveform_batches(clips, run.n_samples, batch_size)]
     answers, features = (np.concatenate([part[i].numpy() for part in parts]) for i in range(2))
     return answers, features
 

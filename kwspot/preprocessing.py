@@ -52,19 +52,6 @@ def pad_audio(
     return np.pad(clip, (front, missing - front)) if missing else clip
 
 # %% ../nbs/30_preprocessing.ipynb #06e35c67
-def _loudest_start(clip, n_samples):
-    """First sample of the middle one of the windows that hold at least 99 % of the energy of the loudest;
-    the mean is no energy."""
-    steps = np.cumsum((clip.astype(np.float64) - clip.mean())**2)
-    energy = steps[n_samples - 1:] - np.concatenate([[0], steps[:-n_samples]])
-    loudest = int(energy.argmax())
-    loud = energy >= 0.99 * energy[loudest]
-    quiet = np.flatnonzero(~loud)
-    first, last = np.searchsorted(quiet, loudest) - 1, np.searchsorted(quiet, loudest)
-    low = quiet[first] + 1 if first >= 0 else 0
-    high = quiet[last] - 1 if last < quiet.size else energy.size - 1
-    return int(low + high) // 2
-
 def chop_audio(
     clip:np.ndarray, # (n,) mono, int16 or float
     *,
@@ -73,18 +60,15 @@ def chop_audio(
     seed:int|np.random.RandomState|None=None, # of the reference's crop; None: NumPy's global state, as there
 )->np.ndarray: # (n_samples,) or shorter, of the clip's type
     "The window of a long clip that holds the word: the most energetic one. A clip of `n_samples` or less as it is."
+    from kwspot.clip import loudest_part
     clip = _check_mono(clip)
-    if not reference:
-        if clip.size <= n_samples: return clip
-        start = _loudest_start(clip, n_samples)
-    else:
-        if clip.size <= n_samples:
-            raise ValueError(f'clip of {clip.size} samples: the reference draws a start below '
-                             f'{clip.size - n_samples}, and there is none; '
-                             'crop only longer clips, or leave out reference=True')
-        if isinstance(seed, (int, np.integer)): seed = np.random.RandomState(seed)
-        source: Any = seed or np.random
-        start = source.randint(0, clip.size - n_samples)
+    if not reference: return loudest_part(clip, n_samples)
+    if clip.size <= n_samples:
+        raise ValueError(f'clip of {clip.size} samples: the reference draws a start below {clip.size - n_samples}, '
+                         'and there is none; crop only longer clips, or leave out reference=True')
+    if isinstance(seed, (int, np.integer)): seed = np.random.RandomState(seed)
+    source: Any = seed or np.random
+    start = source.randint(0, clip.size - n_samples)
     return clip[start:start + n_samples]
 
 # %% ../nbs/30_preprocessing.ipynb #5982d9d6

@@ -7,10 +7,10 @@ __all__ = ['RUN_FORMAT', 'Learner', 'mixed_policy', 'new_network', 'new_optimise
            'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
            'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
            'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder',
-           'only_run', 'Run', 'as_waveform', 'check_clips', 'load_model', 'load_run', 'heard_ahead', 'teach',
-           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
-           'describe', 'finished', 'settings_of', 'check_epochs', 'check_earlier', 'train', 'train_teachers',
-           'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
+           'only_run', 'Run', 'load_model', 'load_run', 'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch',
+           'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished', 'settings_of',
+           'check_epochs', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep',
+           'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -39,6 +39,7 @@ import tensorflow as tf
 import kwspot
 from . import augment as augmentation
 from . import modelling, preprocessing
+from .clip import waveform_batches
 from .cluster import each_part
 from .corpus import atomic_write
 from .decisions import decisions_mark
@@ -511,34 +512,11 @@ class Run:
         batch_size: int = 256,  # clips at a time
     ) -> np.ndarray:            # (n, n_classes) float32
         "The probability of each label for each clip. `TrainingError` for clips of another shape or type."
-        check_clips(clips, self.n_samples)
-        parts = [self._judge(tf.constant(as_waveform(clips[at:at + batch_size]))).numpy()
-                 for at in range(0, len(clips), batch_size)]
+        batches = waveform_batches(clips, self.n_samples, batch_size, error=TrainingError)
+        parts = [self._judge(tf.constant(batch)).numpy() for batch in batches]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
 
 # %% ../nbs/50_training.ipynb #3fa655dc
-def as_waveform(
-    clips: np.ndarray,  # int16 or float
-) -> np.ndarray:        # float32 in [-1, 1]
-    "Samples as the models take them."
-    return (clips.astype(np.float32) / np.float32(32768) if clips.dtype == np.int16
-            else np.asarray(clips, np.float32))
-
-
-def check_clips(
-    clips: np.ndarray,  # what was given
-    n_samples: int,     # of a clip
-) -> None:
-    "`TrainingError` unless these are clips of the model's length as int16 or finite float."
-    if not isinstance(clips, np.ndarray) or clips.ndim != 2 or clips.shape[1] != n_samples:
-        raise TrainingError(f'clips must be an array of shape (n, {n_samples}), '
-                            f'not {getattr(clips, "shape", type(clips).__name__)}')
-    if clips.dtype != np.int16 and clips.dtype.kind != 'f':
-        raise TrainingError(f'clips must be int16, or float in [-1, 1], not {clips.dtype}')
-    if not np.isfinite(clips).all():
-        raise TrainingError('clips hold samples that are not numbers (NaN or infinite)')
-
-
 def load_model(
     file: Path,  # the file
     labels: Sequence[str], # that it should have
