@@ -102,7 +102,7 @@ def give_back(work, keep_bytes, done):
         with open(path, 'r+b') as file:
             if fallocate(file.fileno(), 3, start, length): raise OSError(ctypes.get_errno(), 'fallocate', str(path))
         done[path] = start + length
-    for path in work.glob('.pack.*.packing/audio.npy'): # in order, but for the last few blocks
+    for path in work.glob('.pack-*/audio.npy'): # in order, but for the last few blocks
         begun = done.get(path, 4096)
         if path.stat().st_blocks * 512 > 3 * keep_bytes + 1e9: raise OSError('holes take no room off', str(path))
         punch(path, begun, (path.stat().st_blocks * 512 - keep_bytes) // 4096 * 4096)

@@ -775,20 +775,30 @@ def fingerprint(
 _REFUSALS = 'ENOENT ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENOTDIR EEXIST EISDIR ENOTEMPTY ENAMETOOLONG'
 _CANNOT_WRITE = {getattr(errno, name) for name in _REFUSALS.split() if hasattr(errno, name)} # Windows has no EDQUOT
 
+def _is_about(error, path):
+    "Whether an error of the operating system is about `path`, what is below it, the way to it or its temporary name."
+    refused, here = (os.path.abspath(name or path) for name in (error.filename, path))
+    folder, name = os.path.split(here)
+    return refused.startswith((here, os.path.join(folder, f'.{Path(name).stem[:100]}'))) or here.startswith(refused)
+
 @contextmanager
 def _writing(path):
     "Turn the operating system's refusal to write at `path` into a `CorpusError`; errors about other places pass."
     try: yield
     except OSError as error:
-        refused, here = (os.path.abspath(name or path) for name in (error.filename, path))
-        nearby = refused.startswith(os.path.dirname(here)) or here.startswith(refused)
-        if error.errno not in _CANNOT_WRITE or not nearby: raise
+        if error.errno not in _CANNOT_WRITE or not _is_about(error, path): raise
         what = f'{path}: cannot be written ({_reason(error)})'
         raise CorpusError(f'{what}; make room or choose another place') from error
 
 def _beside(path):
     "A temporary name in the same folder, with the same suffix."
     return path.with_name(f'.{path.stem[:100]}-{uuid.uuid4().hex[:8]}{path.suffix}')
+
+def _sweep(path):
+    "Remove the folders that `atomic_folder` left beside `path` when it was killed; nobody may be writing there now."
+    ours = re.compile(rf'\.{re.escape(path.stem[:100])}-[0-9a-f]{{8}}{re.escape(path.suffix)}')
+    for left in path.parent.iterdir():
+        if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
 
 # %% ../nbs/00_corpus.ipynb #0d3ac7e3
 @contextmanager
@@ -1138,8 +1148,7 @@ def fetch(
                 archive = _download_verified(release, folder/f'{name}.part', timeout, progress)
             elif _sha256(archive, progress) != release.sha256:
                 raise CorpusError(f'{archive}: has another checksum than the archive asked for; move it away')
-        # of a call that was killed
-        for left in folder.glob(f'.{target.stem}-{"[0-9a-f]" * 8}{target.suffix}'): shutil.rmtree(left)
+        _sweep(target)
         try:
             unpack(archive, target, receipt=json.dumps({'url': release.url, 'sha256': release.sha256}),
                    progress=progress)

@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.fft
 from . import features
 from .cluster import n_cores
-from .corpus import NOISE, CorpusError, atomic_write, index as corpus_index, track
+from .corpus import NOISE, CorpusError, _writing, atomic_write, index as corpus_index, track
 from .preprocessing import Packed, read_rows
 
 # %% ../nbs/33_extract.ipynb #5b2ae9b0
@@ -320,7 +320,7 @@ def extract(
     about = {'kind': kind, 'shape': make().shape, 'sample_rate': sample_rate, 'n_samples': n_samples,
              'options': make().options}
     table, source = _source(corpus, sample_rate, reference)
-    try:
+    with _writing(out):
         (out / 'features.json').unlink(missing_ok=True) # from here on what may lie there is void
         with atomic_write(out / 'features.npy') as path:
             problems = _write_values(path, len(table), source, make, np.dtype(dtype), n_workers, progress)
@@ -328,7 +328,4 @@ def extract(
             table.assign(problem=problems, ok=[not text for text in problems]).to_parquet(path)
         with atomic_write(out / 'features.json') as path:
             path.write_text(json.dumps(about, indent=1), encoding='utf-8')
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CorpusError(f'{out}: cannot be written ({reason}); make room or choose another folder') from None
     return open_features(out)

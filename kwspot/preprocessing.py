@@ -7,7 +7,7 @@ __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_
            'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
-import errno, hashlib, io, json, math, os, re, shutil, time, uuid, warnings, weakref
+import errno, hashlib, io, json, math, os, time, warnings, weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,8 +20,8 @@ import pandas as pd
 from numba import types
 from scipy import signal
 from .cluster import each_part
-from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_write, fingerprint
-from .corpus import _not_shared, is_elsewhere, pcm_wav, read_clip, read_header, to_int16, track
+from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_folder, atomic_write, fingerprint
+from .corpus import _is_about, _not_shared, _sweep, is_elsewhere, pcm_wav, read_clip, read_header, to_int16, track
 from .exploration import log_specgram
 from .elsewhere import fetched, file_states, member_places
 from .storage import exists, is_url, join
@@ -561,31 +561,17 @@ def _only_one(folder):
         time.sleep(0.1)
 
 # %% ../nbs/30_preprocessing.ipynb #e651ea59
-def _explain(error, folder, n_bytes):
-    "One line for what the system said while a pack of `n_bytes` was written."
-    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): # Windows has no EDQUOT
-        return (f'{folder}: the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, '
-                "twice that where it takes an older one's place: make room or choose another folder")
-    return f'{folder}: cannot be written ({(error.strerror or str(error)).lower()}); choose another folder'
-
 @contextmanager
-def _whole(folder):
-    "A hidden folder beside `folder` that takes its place when the block ends and goes when it fails."
-    run = uuid.uuid4().hex[:8]
-    new, old = (folder.with_name(f'.{folder.name}.{run}.{state}') for state in ('packing', 'replaced'))
-    ours = re.compile(rf'\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.(packing|replaced)')
-    try:
-        for left in folder.parent.iterdir():
-            if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
-        new.mkdir()
-        yield new
-        if folder.exists(): os.replace(folder, old)
-        try: os.replace(new, folder)
-        except BaseException:
-            if old.exists(): os.replace(old, folder)
-            raise
-    finally:
-        for left in (new, old): shutil.rmtree(left, ignore_errors=True)
+def _explained(folder, n_bytes):
+    "One line for what the system refuses while a pack of `n_bytes` is written; errors about other places pass."
+    try: yield
+    except OSError as error:
+        if not _is_about(error, folder): raise
+        if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): # Windows has no EDQUOT
+            what = (f'the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, '
+                    "twice that where it takes an older one's place: make room or choose another folder")
+        else: what = f'cannot be written ({(error.strerror or str(error)).lower()}); choose another folder'
+        raise CorpusError(f'{folder}: {what}') from None
 
 # %% ../nbs/30_preprocessing.ipynb #b08ed151
 _COLUMNS = ('path', 'word', 'speaker', 'take', 'split', 'sample_rate', 'n_samples')
@@ -687,14 +673,15 @@ def pack(
     clips, noise = _parted(index)
     mark = fingerprint(index) # taken before reading: a clip that changes from now on is noticed by the next pack
     if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
-    try:
+    explained = partial(_explained, folder, 2 * n_samples * len(clips))
+    with explained():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_one(folder):
             if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
-            with _whole(folder) as new:
+            _sweep(folder)
+            with atomic_folder(folder, replace=True) as new, explained():
                 bad = _write_pack(new, clips, noise, old, mark, sample_rate, n_samples, n_workers=n_workers,
                                   progress=progress, cluster=cluster)
-    except OSError as error: raise CorpusError(_explain(error, folder, 2 * n_samples * len(clips))) from None
     if len(bad):
         first = f'{bad["path"].iat[0]}: {bad["problem"].iat[0]}'
         warnings.warn(f'{len(bad)} of {len(clips)} clips cannot be used, the first: {first}; '
