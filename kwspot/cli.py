@@ -11,7 +11,9 @@ __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -814,11 +816,25 @@ def _warn_in_one_line(message, category, filename, lineno, file=None, line=None)
     if issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)): return
     print(f'kwspot: note: {_one_line(message)}', file=sys.stderr)
 
+# %% ../nbs/80_cli.ipynb #cfee5255
+def _end(number:int, frame:object) -> None:
+    "End the program; asked twice, as by `timeout`, it is still tidying up."
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _heed_signals() -> None:
+    "Tidy up when asked to end by a signal that nobody else has taken."
+    if threading.current_thread() is not threading.main_thread(): return
+    for number in {getattr(signal, name, signal.SIGINT) for name in ('SIGTERM', 'SIGHUP')}: # Windows has no SIGHUP
+        if signal.getsignal(number) is signal.SIG_DFL: signal.signal(number, _end)
+
 # %% ../nbs/80_cli.ipynb #a7252225
 def main(args:list[str] | None=None, # instead of the command line's
          ) -> None:
     "The entry point: run a command, and turn what it refuses into one line and exit status 1."
     warnings.showwarning = _warn_in_one_line
+    _heed_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     try: app(args)

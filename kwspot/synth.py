@@ -16,6 +16,7 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
 # %% ../nbs/01_synth.ipynb #e4d2b765
 import _ctypes, ctypes, hashlib, os, re, sys, zlib
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,6 +89,19 @@ def restart_espeak() -> None:
     load_espeak()
     (ctypes.cdll.msvcrt if sys.platform == 'win32' else ctypes.CDLL(None)).srand(1)
 
+# %% ../nbs/01_synth.ipynb #a70c3170
+@contextmanager
+def _let_through():
+    "Raise at the end of the block what asked to end the program while C code ran, and was thrown away."
+    thrown_away, before = [], sys.unraisablehook
+    def keep(what):
+        if isinstance(what.exc_value, (KeyboardInterrupt, SystemExit)): thrown_away.append(what.exc_value)
+        else: before(what)
+    sys.unraisablehook = keep
+    try: yield
+    finally: sys.unraisablehook = before
+    if thrown_away: raise thrown_away[0]
+
 # %% ../nbs/01_synth.ipynb #2532f28e
 def say(
     text: str,  # what to speak; `[[...]]` holds phoneme mnemonics
@@ -105,7 +119,8 @@ def say(
         library.espeak_SetParameter(parameter, int(value), 0)
     data = text.encode('utf-8') + b'\0'
     _BLOCKS.clear()
-    library.espeak_Synth(data, len(data), 0, 1, 0, 0x101, None, None)  # UTF-8, phoneme mnemonics allowed
+    with _let_through():
+        library.espeak_Synth(data, len(data), 0, 1, 0, 0x101, None, None)  # UTF-8, phoneme mnemonics allowed
     return np.frombuffer(b''.join(_BLOCKS), np.int16)
 
 # %% ../nbs/01_synth.ipynb #16b1885b

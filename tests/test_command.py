@@ -68,13 +68,14 @@ def test_json_is_alone_on_stdout(tmp_path):
     assert len((tmp_path / 'findings.csv').read_text(encoding='utf-8').splitlines()) > 40
 
 
-@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for a child')
-def test_interrupted_synthesis_leaves_nothing(tmp_path):
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no signals for a child')
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_interrupted_synthesis_leaves_nothing(tmp_path, name):
     child = subprocess.Popen([sys.executable, '-c', 'from kwspot.cli import main; main()', 'synth', 'corpus', '--clips', '30000'],
                              cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.iterdir()) and child.poll() is None: time.sleep(0.05)
     time.sleep(1)
-    os.killpg(child.pid, signal.SIGINT)
+    os.killpg(child.pid, getattr(signal, name))
     stderr = child.communicate(timeout=240)[1]
     assert child.returncode != 0 and 'Traceback' not in stderr, stderr
     assert not list(tmp_path.iterdir())
