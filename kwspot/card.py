@@ -90,8 +90,8 @@ def card_files(
              f"{row['top1_agreement']:.2%}",
              f"{row['max_abs_difference']:.1e}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}")
             for name, row in info['exports'].items()]
-    step = info['exports'].get('litert-stream')
-    steps = f" Of `litert-stream` it is for one step, which moves on by {step['hop_ms']:g} ms." if step else ''
+    step = next((row for row in info['exports'].values() if 'hop_ms' in row), None)
+    steps = f" Of streams it is for one step, which moves on by {step['hop_ms']:g} ms." if step else ''
     return ('Each file was asked for the same clips before it got its name. "Same answer" and "largest '
             'difference" (of a probability) compare it with the Keras model that was trained. Latency is for one '
             f"clip, samples to probabilities, on one thread of {info['proof']['processor']}; Keras and SavedModel "
@@ -164,8 +164,8 @@ int main() {{
 }}""")}
 
 # %% ../nbs/72_card.ipynb #65e8b108
-SNIPPETS['litert-int8'] = SNIPPETS['litert']
-SNIPPETS['litert-stream'] = ('python', """
+SNIPPETS['litert-int8'], SNIPPETS['c-stream'] = SNIPPETS['litert'], SNIPPETS['c']
+SNIPPETS['litert-stream'] = SNIPPETS['litert-stream-int8'] = ('python', """
 import json, numpy as np, soundfile, zipfile
 from ai_edge_litert.interpreter import Interpreter
 model = Interpreter('{file}').get_signature_runner()

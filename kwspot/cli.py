@@ -501,8 +501,8 @@ def _say_scores(scores:dict, # what `evaluate --json` prints
 def export(run:RunFolder, # what to ship
            formats:Annotated[str, typer.Option('--format', metavar='F,…', # formats
                              help='keras, savedmodel, litert, litert-int8, onnx, c (an array '
-                             'for microcontrollers), litert-stream (in steps, for streams); '
-                             'separated by commas.')]='keras,litert',
+                             'for microcontrollers), litert-stream (in steps, for streams), '
+                             'litert-stream-int8, c-stream; separated by commas.')]='keras,litert',
            corpus:Annotated[str | None, typer.Option('--corpus', metavar='CORPUS', # to prove on
                             help='Prove on this corpus (default: what the run was trained from, '
                             'as it was packed then).')]=None,

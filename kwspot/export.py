@@ -22,11 +22,11 @@ from .clip import (  # noqa: F401
     about_recording, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, sixteen_bits,
     waveform_batches)
 from .exported import (  # noqa: F401
-    RUNNERS, Exported, at_temperature, c_facts, calibrated, export_of, find_exported, litert_function, load_exported,
-    model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx, run_savedmodel, savedmodel_facts,
-    stored_temperature, temperature_of)
+    RUNNERS, Exported, at_temperature, c_facts, calibrated, content_of, export_of, facts_of, find_exported, is_c,
+    litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx, run_savedmodel,
+    savedmodel_facts, stored_temperature, temperature_of)
 from .formats import (  # noqa: F401
-    C_ARRAY, C_HEADER, FORMATS, WRITERS, Source, c_text, check_spared, equalised, frontend_outputs,
+    C_ARRAY, C_HEADER, EIGHT_BITS, FORMATS, WRITERS, Source, c_text, check_spared, equalised, frontend_outputs,
     known_formats, litert_converter, operations, quantised, relu_pairs, save_model, without_ranges, write_c,
     write_keras, write_litert, write_litert_int8, write_litert_stream, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
@@ -126,7 +126,7 @@ def objection(
     "Why an export must not be handed out; '' if nothing speaks against it."
     worst = max(figures['max_abs_difference'], figures['odd_clips_difference'])
     if not np.isfinite(worst): return 'its probabilities are not numbers'
-    if format in ('litert-int8', 'c'):
+    if format in EIGHT_BITS:
         share = figures['top1_agreement']
         return '' if share >= AGREEMENT else f'only {share:.0%} of the clips get the answer of the Keras model'
     return '' if worst <= TOLERANCE else f'its probabilities differ from those of the Keras model by {worst:.2g}'
@@ -210,9 +210,9 @@ def write_proved(
         exported = load_exported(temporary)
         figures = judge(exported, proof)
         if reason := objection(format, figures): raise ExportError(f'{place}: was not written: {reason}')
-        if format == 'litert-stream': figures |= step_figures(temporary)
+        if 'stream' in format: figures |= step_figures(temporary)
         files = [temporary] if temporary.is_file() else [file for file in temporary.rglob('*') if file.is_file()]
-        size = exported.info['n_bytes'] if format == 'c' else sum(file.stat().st_size for file in files)
+        size = exported.info['n_bytes'] if is_c(temporary) else sum(file.stat().st_size for file in files)
     return {'file': str(place), 'bytes': size, **figures}
 
 # %% ../nbs/71_export.ipynb #2ef8e542
@@ -272,7 +272,7 @@ def export(
     facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
              'model': run.info['model'],
              'task': run.info['task'], 'mark': model_mark(run.folder), **calibrated(run)}
-    needs_clips = {'litert-int8', 'c'} & set(formats)
+    needs_clips = set(EIGHT_BITS) & set(formats)
     source = Source(run.model, facts, training_clips(run, packed, n_examples) if needs_clips
                     else np.zeros((0, run.n_samples), np.int16))
     figures = {}
