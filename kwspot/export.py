@@ -22,13 +22,15 @@ from .clip import (  # noqa: F401
     about_recording, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, sixteen_bits,
     waveform_batches)
 from .exported import (  # noqa: F401
-    RUNNERS, Exported, at_temperature, c_facts, calibrated, content_of, export_of, facts_of, find_exported, is_c,
-    litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx, run_savedmodel,
-    savedmodel_facts, stored_temperature, temperature_of)
+    RUNNERS, Exported, at_temperature, c_facts, calibrated, content_of, export_of, facts_of, find_exported,
+    is_c, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx,
+    run_savedmodel, savedmodel_facts, steps_function, stored_temperature, temperature_of)
 from .formats import (  # noqa: F401
-    C_ARRAY, C_HEADER, EIGHT_BITS, FORMATS, WRITERS, Source, c_text, check_spared, equalised, frontend_outputs,
-    known_formats, litert_converter, operations, quantised, relu_pairs, save_model, without_ranges, write_c,
-    write_keras, write_litert, write_litert_int8, write_litert_stream, write_onnx, write_savedmodel, write_sealed)
+    C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, WRITERS, Source, c_step_numbers, c_text,
+    check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
+    quantised, relu_pairs, save_model, state_output, steps_to_litert_int8, without_ranges, write_c,
+    write_c_array, write_c_stream, write_keras, write_litert, write_litert_int8, write_litert_stream,
+    write_litert_stream_int8, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
     FACTS, ExportError, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
 
