@@ -76,7 +76,7 @@ class Source:
                              convert=lambda steps: steps_to_litert_int8(steps, self.clips))
         return file
 
-
+# %% ../nbs/68_formats.ipynb #a7716536
 def save_model(
     model: Any,     # keras.Model, waveform -> probabilities
     folder: Path,      # for the SavedModel
@@ -407,7 +407,7 @@ def state_output(
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content)
     return next(each['name'] for each in interpreter.get_output_details() if each['shape'][-1] == n_state)
 
-
+# %% ../nbs/68_formats.ipynb #4d901fc1
 def write_litert_stream_int8(
     source: Source, # what is written
     file: Path,     # to write
