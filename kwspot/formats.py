@@ -310,8 +310,8 @@ alignas(16) const unsigned char kwspot_model[KWSPOT_MODEL_BYTES] = {{
 C_ENDS = """// Input: KWSPOT_N_SAMPLES samples as float in [-1, 1].
 // Output: KWSPOT_N_LABELS probabilities as float, in the order of kwspot_labels."""
 
-C_STEP_ENDS = """// A step moves on by KWSPOT_HOP samples. At the beginning the state is all zeros, and KWSPOT_N_EARLY zeros lie
-// before the first sample that was heard. The first KWSPOT_N_SILENT steps have no answer yet.
+C_STEP_ENDS = """// A step moves on by KWSPOT_HOP samples. At the beginning the state is all zeros, and
+// KWSPOT_N_EARLY zeros lie before the first sample. The first KWSPOT_N_SILENT steps have no answer yet.
 // Input KWSPOT_SAMPLES_IN: the KWSPOT_N_INPUT samples of the step as float in [-1, 1].
 // Input KWSPOT_STATE_IN: KWSPOT_N_STATE numbers as float: what the step before gave out.
 // Output KWSPOT_PROBABILITIES_OUT: KWSPOT_N_LABELS probabilities as float, in the order of kwspot_labels.
