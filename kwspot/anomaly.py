@@ -367,7 +367,8 @@ def changed_limits(
         if name not in Limits.__dataclass_fields__:
             raise CorpusError(f'no limit is called {name!r}; there are {", ".join(Limits.__dataclass_fields__)}')
         try: numbers[name] = float(value)
-        except ValueError: raise CorpusError(f'limit {change!r}: write {name}=NUMBER') from None
+        except ValueError: numbers[name] = np.nan
+        if np.isnan(numbers[name]): raise CorpusError(f'limit {change!r}: write {name}=NUMBER')
     return replace(limits, **numbers)
 
 # %% ../nbs/20_anomaly.ipynb #071349db

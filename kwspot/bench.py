@@ -276,8 +276,8 @@ def peak_memory(folder:str | Path, # a corpus
         done = subprocess.run([sys.executable, '-c', _MEMORY_PROGRAM, str(folder), out, str(n_epochs)],
                               capture_output=True, text=True, check=False)
     if done.returncode:
-        raise corpus.CorpusError(f'{folder}: packing and training for the memory figure failed: '
-                                 f'{done.stderr.strip().splitlines()[-1]}')
+        said = done.stderr.strip().splitlines()[-1].split('Error: ', 1)[-1] # without the name of its class
+        raise corpus.CorpusError(f'{folder}: packing and training for the memory figure failed: {said}')
     return json.loads(done.stdout.splitlines()[-1])
 
 # %% ../nbs/75_benchmark.ipynb #60b18232

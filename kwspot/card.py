@@ -57,6 +57,8 @@ def card_data(
     rows = [(split, f"{part['n_clips']:,}", part['n_speakers']) for split, part in corpus['splits'].items()]
     shared = corpus['n_shared_speakers']
     apart = f'{shared} speakers are in more than one split.' if shared else 'No speaker is in more than one split.'
+    if not any(part['n_speakers'] for part in corpus['splits'].values()):
+        apart = 'The names of its files tell no speakers: the same people may be in more than one split.'
     licence = f'A licence file lies in its folder: {corpus["licence"]}.' if corpus['licence'] else \
         'No licence file lies in its folder: the licence of the corpus is the user\'s to state.'
     return (f"The corpus is `{corpus['name']}`, fingerprint `{info['corpus']['fingerprint'][:16]}`. "
@@ -74,9 +76,12 @@ def card_scores(
               if proof['split'] == 'valid' else '')
     rows = [(label, *(f'{row[name]:.3f}' for name in ('precision', 'recall', 'f1')), row['n'])
             for label, row in proof['weakest'].items()]
-    return (f"On {proof['n_clips']:,} clips by {proof['n_speakers']} speakers of the split `{proof['split']}`, "
-            f"none of whom the training heard, the accuracy is {proof['accuracy']:.1%} (95 % interval "
-            f"{ends('accuracy')}, by bootstrap over speakers), the macro-F1 {proof['macro_f1']:.3f}.\nAlways "
+    known, shared = proof['n_speakers'], proof['corpus']['n_shared_speakers']
+    by = f'{known} speakers' if known else 'people who are not named'
+    heard = 'none of whom the training heard' if known and not shared else 'some of whom the training may have heard'
+    return (f"On {proof['n_clips']:,} clips by {by} of the split `{proof['split']}`, "
+            f"{heard}, the accuracy is {proof['accuracy']:.1%} (95 % interval {ends('accuracy')}, by bootstrap over "
+            f"{'speakers' if known else 'clips'}), the macro-F1 {proof['macro_f1']:.3f}.\nAlways "
             f"giving the commonest answer would score {proof['majority_baseline']:.1%}.{chosen}\n\nThe labels it "
             'knows least well:\n\n'
             + markdown_table(('label', 'precision', 'recall', 'F1', 'clips'), rows))
@@ -107,7 +112,7 @@ def card_limits(
     labels, splits, seconds = (info['labels'], info['proof']['corpus']['splits'],
                                info['n_samples'] / info['sample_rate'])
     voices = splits.get('train', {'n_speakers': 0})['n_speakers']
-    points = [f'It learnt from {voices} voices. Others, above all accents, ages and languages not among them, are '
+    points = [f'It learnt from {voices or "an unknown number of"} voices. Others, above all accents, ages and languages not among them, are '
               'heard less well.',
               f'It hears {seconds:g} s at a time, at {info["sample_rate"]} Hz, mono. A word that is cut off, or '
               'two words in one clip, get one answer.']
@@ -199,7 +204,9 @@ CARD = 'MODEL_CARD.md'
 def model_card(
     info: Mapping,  # run.json
 ) -> str:
-    "The model card of a run with exports, in Markdown."
+    "The model card of a run with exports, in Markdown. `ValueError` where there are none yet."
+    if not (info.get('exports') and info.get('proof')):
+        raise ValueError('run.json tells of no exported file; write one with kwspot export, and the card with it')
     labels = ', '.join(info['labels'])
     head = (f"# {info['model']}: {len(info['labels'])} labels\n\nA keyword spotter, trained with kwspot "
             f"{info['versions']['kwspot']} (task `{info['task']}`, recipe `{info['recipe']['name']}`, "

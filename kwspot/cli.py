@@ -9,6 +9,7 @@ __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 
 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
+import math
 import os
 import re
 import signal
@@ -101,12 +102,20 @@ def _words(text:str, # with commas between the words
     return words
 
 
+def _finite(value:object, # of JSON
+            ) -> object:
+    "The same, without the NaN and infinities that Python writes and nobody else reads."
+    if isinstance(value, dict): return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)): return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _show(result:dict,                # what `--json` prints
           as_json:bool,               # the user's choice
           human:Callable[[dict], None], # prints the same for people
           ) -> None:
     "Print a command's result once, for a program or for a person."
-    if as_json: print(json.dumps(result, ensure_ascii=False))
+    if as_json: print(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False))
     else: human(result)
 
 # %% ../nbs/80_cli.ipynb #639e533b
@@ -128,7 +137,9 @@ def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
                       ) -> str:    # one line
     "Accuracy with its 95 % interval over speakers, beside the majority baseline."
     low, high = scores['accuracy_ci95']
-    return (f"{scores['accuracy']:.1%} of {scores['n_clips']:,} clips by {scores['n_speakers']} unseen speakers "
+    unseen = 'unseen ' if scores.get('split', 'test') in ('test', 'valid') else ''
+    by = f"{scores['n_speakers']} {unseen}speakers" if scores['n_speakers'] else 'people who are not named'
+    return (f"{scores['accuracy']:.1%} of {scores['n_clips']:,} clips by {by} "
             f"(95 % interval {low:.1%} to {high:.1%}; "
             f"always the commonest answer: {scores['majority_baseline']:.1%})")
 
@@ -161,7 +172,7 @@ def _corpus_facts(folder:str | Path, # the corpus
     from kwspot.corpus import NOISE
     clips = index[index.word != NOISE]
     return dict(folder=str(folder), n_clips=len(clips), n_words=clips.word.nunique(),
-                n_speakers=clips.speaker.nunique(), n_noise_recordings=len(index) - len(clips),
+                n_speakers=clips.speaker[clips.speaker != ''].nunique(), n_noise_recordings=len(index) - len(clips),
                 splits={s: int(n) for s, n in clips.split.value_counts().items()})
 
 # %% ../nbs/80_cli.ipynb #c035b81c
@@ -169,8 +180,9 @@ def _say_corpus(facts:dict, # what `_corpus_facts` returns
                 ) -> None:
     "The same for people."
     splits = ', '.join(f'{n:,} {split}' for split, n in facts['splits'].items())
+    by = f"{facts['n_speakers']:,} speakers" if facts['n_speakers'] else 'people who are not named'
     print(f"{facts['folder']}: {facts['n_clips']:,} clips of {facts['n_words']} words "
-          f"by {facts['n_speakers']:,} speakers ({splits}) and {facts['n_noise_recordings']} noise recordings")
+          f"by {by} ({splits}) and {facts['n_noise_recordings']} noise recordings")
 
 # %% ../nbs/80_cli.ipynb #754aaef7
 @app.command()
@@ -313,7 +325,8 @@ def _say_audit(result:dict, # what `audit --json` prints
     doubtful = [(c['clip'], c['likely_word'], f"{c['label_score']:.3f}", c['doubted_by'])
                 for c in result.get('labels', []) if c['doubted_by']]
     if doubtful: _table('', ['label in doubt', 'likely', 'score', 'doubted by'], doubtful)
-    odd = [(c['text'], f"{c['value']:,.3g}", f"{c['limit']:g}") for c in result['checks'] if not c['fine']]
+    odd = [(c['text'], 'unknown' if math.isnan(c['value']) else f"{c['value']:,.3g}", f"{c['limit']:g}")
+           for c in result['checks'] if not c['fine']]
     if odd: _table('', ['the corpus as a whole', 'is', 'limit'], odd)
     if result['out']: print(f"Every clip: {result['out']}")
 

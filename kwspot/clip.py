@@ -123,6 +123,9 @@ def about_recording(
 ) -> str:
     "What makes an answer to this clip doubtful, in a few words; '' if nothing does."
     if not clip.any(): return 'holds nothing but zeros: the answer means nothing'
+    heard = np.flatnonzero(clip)
+    if (n := int(heard[-1] - heard[0]) + 1) < len(clip) / 20:
+        return f'holds sound in {n:,} of {len(clip):,} samples only: the answer means nothing'
     clipped = float((np.abs(clip.astype(np.int32)) >= 32767).mean())
     return (f'is clipped ({clipped:.0%} of its samples are at full scale): the answer is doubtful'
             if clipped > 0.01 else '')

@@ -273,6 +273,7 @@ def to_int16(
     values:np.ndarray, # samples of any shape in 16-bit steps, int16 or float; of floats in [-1, 1], 32767 times them
 )->np.ndarray: # int16
     "Samples rounded to 16 bits; what is louder is clipped, as a recorder clips it."
+    values = np.asarray(values)
     if values.dtype == np.int16: return np.ascontiguousarray(values)
     return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
 
@@ -307,7 +308,9 @@ def pcm_wav(
     clip:np.ndarray, # (n_samples,) mono int16
     sample_rate:int=16000, # Hz
 )->bytes: # a whole WAV file
-    "A 16-bit mono WAV file with the canonical header of 44 bytes."
+    "A 16-bit mono WAV file with the canonical header of 44 bytes. `ValueError` for other samples."
+    if clip.ndim != 1 or clip.dtype != np.int16:
+        raise ValueError(f'clip of shape {clip.shape} and type {clip.dtype}: one channel of int16 is needed')
     n_bytes, rate = 2 * len(clip), int(sample_rate)
     header = _CANONICAL.pack(b'RIFF', 36 + n_bytes, b'WAVEfmt ', 16, 1, 1, rate, 2 * rate, 2, 16, b'data', n_bytes)
     return header + np.ascontiguousarray(clip, '<i2').tobytes()

@@ -169,8 +169,8 @@ def check_lesson(
                             'record more speakers, list some clips in validation_list.txt, '
                             'or say with a speaker pattern who speaks')
     few = [lesson.labels[c] for c in spoken if counts[c] == 1]
-    alone = [lesson.labels[c] for c in spoken
-             if len(set(lesson.speakers['train'][lesson.classes['train'] == c])) == 1 and counts[c] > 1]
+    voices = {c: set(lesson.speakers['train'][lesson.classes['train'] == c]) for c in spoken}
+    alone = [lesson.labels[c] for c in spoken if len(voices[c]) == 1 and '' not in voices[c] and counts[c] > 1]
     if few: warnings.warn(f'{where}: only one training clip of {", ".join(few)}', TrainingWarning, stacklevel=3)
     if alone:
         warnings.warn(f'{where}: only one training speaker says {", ".join(alone)}', TrainingWarning, stacklevel=3)

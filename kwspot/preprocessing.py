@@ -446,6 +446,9 @@ class Packed:
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio):
             raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
         if out is None: out = np.empty((rows.size, self.n_samples), '<i2')
+        if out.shape != (rows.size, self.n_samples) or out.dtype != '<i2' or not out.flags.c_contiguous:
+            raise ValueError(f'out of shape {out.shape} and type {out.dtype}: {(rows.size, self.n_samples)} of int16 in '
+                             'one piece is needed')
         self._fill(rows, out)
         return out
 
@@ -469,6 +472,8 @@ def _about(folder):
     if found != _FORMAT:
         raise CorpusError(f'{folder}: packed in format {found}, this kwspot reads format {_FORMAT}; '
                           'pack the corpus again')
+    if not {'sizes', 'sha256', 'n_samples', 'sample_rate', 'fingerprint'} <= set(about):
+        raise CorpusError(f'{folder / "pack.json"}: lacks what a pack says of itself; pack the corpus again')
     return about
 
 def _digest(path):
@@ -615,8 +620,9 @@ def _mended(clips, sample_rate, n_samples):
 # %% ../nbs/30_preprocessing.ipynb #1d520380
 def _check_lengths(sample_rate, n_samples):
     "`CorpusError` unless clips of that rate and length can be made."
-    if min(sample_rate, n_samples) < 1:
-        raise CorpusError(f'sample_rate is {sample_rate} Hz and n_samples {n_samples}; both must be 1 or more')
+    if not all(isinstance(number, (int, np.integer)) and number >= 1 for number in (sample_rate, n_samples)):
+        raise CorpusError(f'sample_rate is {sample_rate} Hz and n_samples {n_samples}; both must be 1 or more, '
+                          'and whole numbers')
 
 def _parted(index):
     "Clips and noise recordings of an index, without what an earlier pack said of them."

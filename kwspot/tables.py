@@ -45,8 +45,9 @@ def write_table(
     *,
     rows_per_part:int=500_000, # so many rows in a part, about 10 MB of an index
 )->dict: # what stands in _table.json: `rows`, `parts`, `columns`, `attrs`
-    """Write a table in parts of Parquet. What was there before stays until the last part is written.
-    `StorageError` where it cannot be, or another run writes there."""
+    """Write a table in parts of Parquet. An earlier one stays until the last part is written. `StorageError` where
+    it cannot be, another run writes there, or something else lies there."""
+    _check_free(where)
     with claim(where):
         about = _write_parts(table, where, rows_per_part)
         write_atomically(join(where, _MANIFEST), json.dumps(about, indent=1).encode())
@@ -54,6 +55,13 @@ def write_table(
         for entry in list_folder(where):
             if _PART.fullmatch(entry.name) and entry.name not in kept: remove(entry.path)
     return about
+
+def _check_free(where):
+    "`StorageError` where a folder holds something else than a table, such as the corpus."
+    try: strangers = [entry.name for entry in list_folder(where) if entry.name[0] not in '._']
+    except (FileNotFoundError, NotADirectoryError): return
+    if any(not _PART.fullmatch(name) for name in strangers) and _manifest(where) is None:
+        raise StorageError(f'{where}: is there already and holds no table; choose another folder')
 
 def _write_parts(table, where, rows_per_part):
     "Write the parts of a table; what its manifest says."
