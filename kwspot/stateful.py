@@ -426,8 +426,9 @@ def run_steps(
     steps.reset()
     padded = np.concatenate([np.zeros(steps.n_early, np.float32), recording])
     starts = range(0, len(padded) - steps.n_input + 1, steps.hop)
-    answers = [steps.model(padded[None, start:start + steps.n_input], training=False).numpy()[0]
-               for start in starts]
+    answer = tf.function(lambda samples: steps.model(samples, training=False), autograph=False,
+                         input_signature=[tf.TensorSpec((1, steps.n_input), tf.float32)])
+    answers = [answer(padded[None, start:start + steps.n_input]).numpy()[0] for start in starts]
     ends = np.array(starts) + steps.n_input - steps.n_early
     return ends[steps.n_silent:], np.array(answers)[steps.n_silent:]
 
