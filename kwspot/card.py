@@ -112,8 +112,8 @@ def card_limits(
     labels, splits, seconds = (info['labels'], info['proof']['corpus']['splits'],
                                info['n_samples'] / info['sample_rate'])
     voices = splits.get('train', {'n_speakers': 0})['n_speakers']
-    points = [f'It learnt from {voices or "an unknown number of"} voices. Others, above all accents, ages and languages not among them, are '
-              'heard less well.',
+    points = [f'It learnt from {voices or "an unknown number of"} voices. Others, above all accents, ages and '
+              'languages not among them, are heard less well.',
               f'It hears {seconds:g} s at a time, at {info["sample_rate"]} Hz, mono. A word that is cut off, or '
               'two words in one clip, get one answer.']
     if 'unknown' not in labels:

@@ -396,6 +396,12 @@ class _Open:
         self.number = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
         weakref.finalize(self, os.close, self.number)
 
+def _room(shape, out):
+    "What can be filled with samples, made where it is not given. `ValueError` for an array that cannot."
+    if out is None: return np.empty(shape, '<i2')
+    if out.shape == shape and out.dtype == '<i2' and out.flags.c_contiguous: return out
+    raise ValueError(f'out of shape {out.shape} and type {out.dtype}: {shape} of int16 in one piece is needed')
+
 def _read_rows_of(file, audio, rows, out):
     "Rows of an open .npy file, that `audio` maps, into `out`; False where the file ends too soon."
     n_bytes = audio[0].nbytes
@@ -445,10 +451,7 @@ class Packed:
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self.audio):
             raise IndexError(f'rows must be 0 to {len(self.audio) - 1}')
-        if out is None: out = np.empty((rows.size, self.n_samples), '<i2')
-        if out.shape != (rows.size, self.n_samples) or out.dtype != '<i2' or not out.flags.c_contiguous:
-            raise ValueError(f'out of shape {out.shape} and type {out.dtype}: {(rows.size, self.n_samples)} of int16 in '
-                             'one piece is needed')
+        out = _room((rows.size, self.n_samples), out)
         self._fill(rows, out)
         return out
 
