@@ -32,7 +32,7 @@ from .formats import (  # noqa: F401
     write_c_array, write_c_stream, write_keras, write_litert, write_litert_int8, write_litert_stream,
     write_litert_stream_int8, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
-    FACTS, ExportError, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
+    FACTS, ExportError, HasFacts, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
 
 # %% ../nbs/71_export.ipynb #e496a6bf
 def proof_corpus(

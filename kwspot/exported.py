@@ -23,24 +23,17 @@ import numpy as np
 
 from .clip import waveform_batches
 from .formats import FORMATS
-from .modelfile import FACTS, ExportError, attached_facts, check_facts, unsealed
+from .modelfile import FACTS, ExportError, HasFacts, attached_facts, check_facts, unsealed
 from .quiet_tensorflow import quiet
 
 # %% ../nbs/69_exported.ipynb #4bd9cf9c
 @dataclass(frozen=True)
-class Exported:
+class Exported(HasFacts):
     "A model file, ready to use."
     file: Path
     info: Mapping     # the facts that came with it
     runtime: str      # the package that runs it
     run: Callable     # (n, n_samples) float32 -> (n, n_classes) float32
-
-    @property
-    def labels(self) -> tuple[str, ...]: return tuple(self.info['labels'])
-    @property
-    def sample_rate(self) -> int: return self.info['sample_rate']
-    @property
-    def n_samples(self) -> int: return self.info['n_samples']
 
     def predict(self,
         clips: np.ndarray,      # (n, n_samples) int16, or float in [-1, 1]

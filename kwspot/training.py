@@ -47,6 +47,7 @@ from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch
                             input_pipeline, make_lesson, packed_corpus, plainly, read_batch, speaker_folds,
                             training_noise)
 from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate  # noqa: F401
+from .modelfile import HasFacts
 from .recipes import teacher_recipe
 from .storage import is_url
 
@@ -479,17 +480,11 @@ def only_run(
 
 # %% ../nbs/50_training.ipynb #91b090f1
 @dataclass(frozen=True)
-class Run:
+class Run(HasFacts):
     "A run folder: what `run.json` says, and the model on demand."
     folder: Path
     info: dict
 
-    @property
-    def labels(self) -> tuple[str, ...]: return tuple(self.info['labels'])
-    @property
-    def sample_rate(self) -> int: return self.info['sample_rate']
-    @property
-    def n_samples(self) -> int: return self.info['n_samples']
     @property
     def history(self) -> pd.DataFrame: return pd.read_csv(self.folder / 'history.csv', index_col='epoch')
 
