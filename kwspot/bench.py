@@ -301,6 +301,7 @@ def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None
           say: Callable[[str], None]=lambda text: None, # told what begins
           ) -> pd.DataFrame:     # stage, peer, kwspot and other (clips/s; a stream: seconds of audio a second), ratio
     "kwspot's speeds beside its peers', measured in this process, one after the other."
+    from kwspot.preprocessing import make_task
     if folder is None:
         from kwspot.synth import make_corpus
         with tempfile.TemporaryDirectory() as temporary:
@@ -309,6 +310,7 @@ def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None
             return bench(Path(temporary) / 'corpus', n_clips=n_clips, n_rounds=n_rounds, training=training, use=use,
                          say=say)
     clips, rows = _word_clips(folder), []
+    if training: make_task('words', clips) # says at once what would be said after minutes
     for race in races():
         say(f'{race.stage}, beside {race.peer}')
         rows.append(run_race(race, clips, n_rounds=n_rounds))
