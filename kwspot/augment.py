@@ -30,10 +30,10 @@ class Augmentation(keras.layers.Layer):
     def __init__(
         self,
         *,
-        seed: int = 0,               # of the layer's random numbers
-        probability: float = 1.0,    # that a clip is changed
-        options: Mapping | None = None,  # what the subclass was given, for `get_config`
-        **kwargs,                    # of `keras.layers.Layer`
+        seed:int=0, # of the layer's random numbers
+        probability:float=1.0, # that a clip is changed
+        options:Mapping|None=None, # what the subclass was given, for `get_config`
+        **kwargs, # of `keras.layers.Layer`
     ):
         if not 0 <= probability <= 1:
             raise ValueError(f'{type(self).__name__}: a probability of {probability}; give one from 0 to 1')
@@ -68,9 +68,9 @@ class Augmentation(keras.layers.Layer):
 
 # %% ../nbs/32_augment.ipynb #7a019c95
 def shift(
-    clips: tf.Tensor,    # (batch, n_samples)
-    offsets: tf.Tensor,  # (batch,) int: samples by which each clip comes later; negative: earlier
-) -> tf.Tensor:          # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    offsets:tf.Tensor, # (batch,) int: samples by which each clip comes later; negative: earlier
+)->tf.Tensor: # (batch, n_samples)
     "Each clip moved in time; zeros where nothing moves in."
     corners = tf.stack([-tf.cast(offsets, tf.float32), tf.zeros_like(offsets, tf.float32)], axis=1)
     size = tf.stack([tf.shape(clips)[1], 1])
@@ -84,10 +84,10 @@ class RandomShift(Augmentation):
     "Move each clip by up to `max_ms` either way."
     def __init__(
         self,
-        max_ms: float = 100.0,       # ms
+        max_ms:float=100.0, # ms
         *,
-        sample_rate: int = 16000,    # Hz
-        **kwargs,                    # seed, probability
+        sample_rate:int=16000, # Hz
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'max_ms': max_ms, 'sample_rate': sample_rate}, **kwargs)
         self.limit = round(max_ms * sample_rate / 1000)
@@ -101,8 +101,8 @@ class RandomGain(Augmentation):
     "Make each clip louder or softer by a level drawn from `db`; nothing is clipped."
     def __init__(
         self,
-        db: tuple[float, float] = (-10.0, 10.0),  # lowest and highest, dB
-        **kwargs,                                 # seed, probability
+        db:tuple[float, float]=(-10.0, 10.0), # lowest and highest, dB
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'db': db}, **kwargs)
         self.db = db
@@ -112,11 +112,11 @@ class RandomGain(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #5e0f05d4
 def active_power(
-    clips: tf.Tensor,            # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
     *,
-    frame: int = 320,            # samples a frame, 20 ms at 16 kHz
-    range_db: float = 20.0,      # frames that lie further below the loudest are not active
-) -> tf.Tensor:                  # (batch,) mean square over the active frames; 0 for a silent clip
+    frame:int=320, # samples a frame, 20 ms at 16 kHz
+    range_db:float=20.0, # frames that lie further below the loudest are not active
+)->tf.Tensor: # (batch,) mean square over the active frames; 0 for a silent clip
     "The power of each clip where it is active."
     clips = tf.cast(clips, tf.float32)
     whole = tf.shape(clips)[1] // frame * frame
@@ -127,10 +127,10 @@ def active_power(
 
 
 def mix_noise(
-    clips: tf.Tensor,    # (batch, n_samples)
-    noise: tf.Tensor,    # (batch, n_samples)
-    snr_db: tf.Tensor,   # (batch,) active power of the clip over the mean power of the noise that is added, dB
-) -> tf.Tensor:          # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    noise:tf.Tensor, # (batch, n_samples)
+    snr_db:tf.Tensor, # (batch,) active power of the clip over the mean power of the noise that is added, dB
+)->tf.Tensor: # (batch, n_samples)
     "Each clip with its noise added at the given signal-to-noise ratio; a silent clip stays silent."
     clips, noise = tf.cast(clips, tf.float32), tf.cast(noise, tf.float32)
     wanted = active_power(clips) / 10 ** (tf.cast(snr_db, tf.float32) / 10)
@@ -139,10 +139,10 @@ def mix_noise(
 
 # %% ../nbs/32_augment.ipynb #9f3ede20
 def default_noise(
-    seconds: float = 20.0,  # of each kind
+    seconds:float=20.0, # of each kind
     *,
-    seed: int = 0,          # of the noise
-) -> np.ndarray:            # (n_samples,) int16: white, pink and brown noise and mains hum, end to end
+    seed:int=0, # of the noise
+)->np.ndarray: # (n_samples,) int16: white, pink and brown noise and mains hum, end to end
     "A bank of generated noise at 16 kHz, for a corpus that has none."
     rng, n = np.random.default_rng(seed), round(16000 * seconds)
     kinds = [*(synth.coloured_noise(n, slope, rng) for slope in (0, -3, -6)), synth.hum_noise(n, rng)]
@@ -150,10 +150,10 @@ def default_noise(
 
 
 def generated_noise(
-    seconds: Mapping[str, float],  # kind, a name in `synth.NOISES`, to seconds of it
+    seconds:Mapping[str, float], # kind, a name in `synth.NOISES`, to seconds of it
     *,
-    seed: int = 7,                 # of the noise
-) -> np.ndarray:                   # (n_samples,) int16, end to end
+    seed:int=7, # of the noise
+)->np.ndarray: # (n_samples,) int16, end to end
     "Noise of some kinds at 16 kHz, 26 dB below full scale. `ValueError` for a kind that does not exist."
     rng, parts = np.random.default_rng(seed), []
     for kind, length in seconds.items():
@@ -164,10 +164,10 @@ def generated_noise(
 
 
 def noise_windows(
-    blocks: tf.Tensor,  # (n_blocks, block) the bank, cut into blocks
-    starts: tf.Tensor,  # (batch,) int: the block in which each window begins
-    n_samples: int,     # of a window
-) -> tf.Tensor:         # (batch, n_samples) float32 in [-1, 1]
+    blocks:tf.Tensor, # (n_blocks, block) the bank, cut into blocks
+    starts:tf.Tensor, # (batch,) int: the block in which each window begins
+    n_samples:int, # of a window
+)->tf.Tensor: # (batch, n_samples) float32 in [-1, 1]
     "Windows of a bank of 16-bit noise; a window that reaches its end goes on at its beginning."
     n_blocks, block = blocks.shape
     rows = (starts[:, None] + tf.range(-(-n_samples // block), dtype=starts.dtype)) % n_blocks
@@ -181,12 +181,12 @@ class AddNoise(Augmentation):
     is no sound."""
     def __init__(
         self,
-        noise: np.ndarray | None = None,  # (n_samples,) int16 or float in [-1, 1]; None: `default_noise()`
+        noise:np.ndarray|None=None, # (n_samples,) int16 or float in [-1, 1]; None: `default_noise()`
         *,
-        snr_db: tuple[float, float] = (0.0, 30.0),    # lowest and highest, dB
-        generated: Mapping | None = None,             # joins the bank, see `generated_noise`
-        sample_rate: int = 16000,                     # Hz
-        **kwargs,                                     # seed, probability
+        snr_db:tuple[float, float]=(0.0, 30.0), # lowest and highest, dB
+        generated:Mapping|None=None, # joins the bank, see `generated_noise`
+        sample_rate:int=16000, # Hz
+        **kwargs, # seed, probability
     ):
         options = {'snr_db': snr_db, 'generated': generated, 'sample_rate': sample_rate}
         super().__init__(options=options, **kwargs)
@@ -209,8 +209,8 @@ class AddNoise(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #c75ef988
 def fast_length(
-    n_samples: float,  # wanted
-) -> int:              # even, a product of 2, 3, 5, 7 and 11
+    n_samples:float, # wanted
+)->int: # even, a product of 2, 3, 5, 7 and 11
     "The nearest even length at which a Fourier transform is fast."
     def smooth(n):
         for prime in (2, 3, 5, 7, 11):
@@ -222,9 +222,9 @@ def fast_length(
 
 
 def resize(
-    clips: tf.Tensor,   # (batch, n_samples)
-    n_samples: int,     # wanted
-) -> tf.Tensor:         # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    n_samples:int, # wanted
+)->tf.Tensor: # (batch, n_samples)
     "Clips cut or padded with zeros to a length, alike on both sides."
     missing = n_samples - clips.shape[1]
     if missing < 0:
@@ -233,17 +233,17 @@ def resize(
 
 # %% ../nbs/32_augment.ipynb #e23120fe
 def spectrum(
-    clips: tf.Tensor,   # (batch, n_samples)
-    n_fft: int,         # length of the transform, at least n_samples
-) -> tf.Tensor:         # (batch, n_fft // 2 + 1) complex64
+    clips:tf.Tensor, # (batch, n_samples)
+    n_fft:int, # length of the transform, at least n_samples
+)->tf.Tensor: # (batch, n_fft // 2 + 1) complex64
     "Fourier transform of real clips with zeros behind them; as `tf.signal.rfft`, and also for a batch of no clips."
     return tf.signal.rfft(tf.pad(tf.cast(clips, tf.float32), [[0, 0], [0, n_fft - clips.shape[1]]]))
 
 
 def resample(
-    clips: tf.Tensor,   # (batch, n_samples)
-    n_samples: int,     # wanted, even
-) -> tf.Tensor:         # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    n_samples:int, # wanted, even
+)->tf.Tensor: # (batch, n_samples)
     "The same sound in another number of samples, by Fourier transform."
     old = clips.shape[1]
     kept = spectrum(clips, old)[:, :n_samples // 2 + 1]
@@ -252,9 +252,9 @@ def resample(
 
 
 def change_speed(
-    clips: tf.Tensor,   # (batch, n_samples)
-    factor: float,      # above 1: faster, shorter and higher
-) -> tf.Tensor:         # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    factor:float, # above 1: faster, shorter and higher
+)->tf.Tensor: # (batch, n_samples)
     """Clips played faster or slower around their middle: tempo and pitch change together. The factor is met
     within 0.5 %."""
     n_samples = clips.shape[1]
@@ -262,10 +262,10 @@ def change_speed(
 
 # %% ../nbs/32_augment.ipynb #8ea37c1b
 def by_choice(
-    clips: tf.Tensor,                # (batch, n_samples)
-    choice: tf.Tensor,               # (batch,) int: the function for each clip
-    functions: Sequence[Callable],   # each (batch, n_samples) -> (batch, n_samples)
-) -> tf.Tensor:                      # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    choice:tf.Tensor, # (batch,) int: the function for each clip
+    functions:Sequence[Callable], # each (batch, n_samples) -> (batch, n_samples)
+)->tf.Tensor: # (batch, n_samples)
     "Apply a function of several to each clip, each function once."
     parts = tf.dynamic_partition(clips, choice, len(functions))
     places = tf.dynamic_partition(tf.range(tf.shape(clips)[0]), choice, len(functions))
@@ -299,11 +299,11 @@ class RandomSpeed(_Stepped):
 
     def __init__(
         self,
-        low: float = 0.9,     # slowest
-        high: float = 1.1,    # fastest
+        low:float=0.9, # slowest
+        high:float=1.1, # fastest
         *,
-        steps: int = 9,       # how many speeds, evenly spaced
-        **kwargs,             # seed, probability
+        steps:int=9, # how many speeds, evenly spaced
+        **kwargs, # seed, probability
     ):
         super().__init__(low, high, steps=steps, **kwargs)
 
@@ -312,17 +312,17 @@ WINDOW, HOP = 512, 128  # of the phase vocoder, samples: 32 ms and 8 ms at 16 kH
 
 
 def _unit(
-    values: tf.Tensor,  # complex64
-) -> tf.Tensor:         # complex64 of magnitude 1
+    values:tf.Tensor, # complex64
+)->tf.Tensor: # complex64 of magnitude 1
     "Only the phase; 1 where there is nothing."
     magnitude = tf.abs(values)
     return tf.where(magnitude > 1e-12, values / tf.cast(tf.maximum(magnitude, 1e-12), tf.complex64), 1)
 
 
 def stretch(
-    clips: tf.Tensor,   # (batch, n_samples)
-    n_samples: int,     # wanted
-) -> tf.Tensor:         # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    n_samples:int, # wanted
+)->tf.Tensor: # (batch, n_samples)
     "The same sound, lasting longer or shorter at the same pitch, by a phase vocoder."
     old, margin = clips.shape[1], WINDOW - HOP
     padded = tf.pad(tf.cast(clips, tf.float32), [[0, 0], [margin, margin + WINDOW]])
@@ -341,9 +341,9 @@ def stretch(
 
 # %% ../nbs/32_augment.ipynb #49d91e45
 def change_pitch(
-    clips: tf.Tensor,   # (batch, n_samples)
-    factor: float,      # of the frequencies; 2 ** (1 / 12) is a semitone up
-) -> tf.Tensor:         # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    factor:float, # of the frequencies; 2 ** (1 / 12) is a semitone up
+)->tf.Tensor: # (batch, n_samples)
     "Clips at another pitch and the same tempo. The factor is met within 0.5 %."
     n_samples = clips.shape[1]
     return resample(stretch(clips, fast_length(n_samples * factor)), n_samples)
@@ -357,11 +357,11 @@ class RandomPitch(_Stepped):
 
     def __init__(
         self,
-        low: float = 0.9,     # lowest factor
-        high: float = 1.1,    # highest factor
+        low:float=0.9, # lowest factor
+        high:float=1.1, # highest factor
         *,
-        steps: int = 5,       # how many factors, evenly spaced
-        **kwargs,             # seed, probability
+        steps:int=5, # how many factors, evenly spaced
+        **kwargs, # seed, probability
     ):
         super().__init__(low, high, steps=steps, **kwargs)
 
@@ -370,11 +370,11 @@ OCTAVES = 62.5 * 2.0 ** np.arange(8)  # Hz
 
 
 def equalise(
-    clips: tf.Tensor,            # (batch, n_samples)
-    gains_db: tf.Tensor,         # (batch, 8) level at each of `OCTAVES`, dB
+    clips:tf.Tensor, # (batch, n_samples)
+    gains_db:tf.Tensor, # (batch, 8) level at each of `OCTAVES`, dB
     *,
-    sample_rate: int = 16000,    # Hz
-) -> tf.Tensor:                  # (batch, n_samples)
+    sample_rate:int=16000, # Hz
+)->tf.Tensor: # (batch, n_samples)
     "Clips through filters of zero phase whose response in dB goes straight from octave to octave."
     n_samples = clips.shape[1]
     n_fft = 2 * fft.next_fast_len((n_samples + sample_rate // 20) // 2, real=True)
@@ -389,10 +389,10 @@ class RandomFilter(Augmentation):
     "Send each clip through a random microphone: a smooth random frequency response."
     def __init__(
         self,
-        max_db: float = 6.0,         # largest level at an octave, up or down, dB
+        max_db:float=6.0, # largest level at an octave, up or down, dB
         *,
-        sample_rate: int = 16000,    # Hz
-        **kwargs,                    # seed, probability
+        sample_rate:int=16000, # Hz
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'max_db': max_db, 'sample_rate': sample_rate}, **kwargs)
         self.max_db, self.sample_rate = max_db, sample_rate
@@ -403,12 +403,12 @@ class RandomFilter(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #36ec4682
 def room_responses(
-    noise: tf.Tensor,                # (batch, n_taps) normal noise
-    reverberation_times: tf.Tensor,  # (batch,) for a decay of 60 dB, s
-    direct_db: tf.Tensor,            # (batch,) energy of the direct sound over that of the tail, dB
+    noise:tf.Tensor, # (batch, n_taps) normal noise
+    reverberation_times:tf.Tensor, # (batch,) for a decay of 60 dB, s
+    direct_db:tf.Tensor, # (batch,) energy of the direct sound over that of the tail, dB
     *,
-    sample_rate: int = 16000,        # Hz
-) -> tf.Tensor:                      # (batch, n_taps) impulse responses
+    sample_rate:int=16000, # Hz
+)->tf.Tensor: # (batch, n_taps) impulse responses
     "Responses of made-up rooms: 1 for the direct sound, then after 4 ms a noise that decays exponentially."
     time = np.arange(noise.shape[1], dtype=np.float32) / sample_rate
     tail = (noise * tf.exp(-math.log(1000) * time / tf.cast(reverberation_times, tf.float32)[:, None])
@@ -419,9 +419,9 @@ def room_responses(
 
 
 def reverberate(
-    clips: tf.Tensor,      # (batch, n_samples)
-    responses: tf.Tensor,  # (batch, n_taps)
-) -> tf.Tensor:            # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
+    responses:tf.Tensor, # (batch, n_taps)
+)->tf.Tensor: # (batch, n_samples)
     "Each clip in its room, by fast convolution; cut to its length."
     n_samples = clips.shape[1]
     n_fft = 2 * fft.next_fast_len((n_samples + responses.shape[1]) // 2, real=True)
@@ -433,11 +433,11 @@ class Reverb(Augmentation):
     "Put each clip into a random room, generated for it."
     def __init__(
         self,
-        seconds: tuple[float, float] = (0.1, 0.4),      # shortest and longest reverberation time, s
+        seconds:tuple[float, float]=(0.1, 0.4), # shortest and longest reverberation time, s
         *,
-        direct_db: tuple[float, float] = (0.0, 15.0),   # direct sound over tail: from (far) and to (near), dB
-        sample_rate: int = 16000,                       # Hz
-        **kwargs,                                       # seed, probability
+        direct_db:tuple[float, float]=(0.0, 15.0), # direct sound over tail: from (far) and to (near), dB
+        sample_rate:int=16000, # Hz
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'seconds': seconds, 'direct_db': direct_db, 'sample_rate': sample_rate}, **kwargs)
         self.seconds, self.direct_db, self.sample_rate = seconds, direct_db, sample_rate
@@ -453,12 +453,12 @@ class Reverb(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #dd1c2b0c
 def hide(
-    features: tf.Tensor,   # (batch, frames, bins)
-    starts: tf.Tensor,     # (batch, n_masks) first hidden place
-    widths: tf.Tensor,     # (batch, n_masks) how many places are hidden
+    features:tf.Tensor, # (batch, frames, bins)
+    starts:tf.Tensor, # (batch, n_masks) first hidden place
+    widths:tf.Tensor, # (batch, n_masks) how many places are hidden
     *,
-    axis: int,             # 1: stretches of time; 2: bands of frequency
-) -> tf.Tensor:            # (batch, frames, bins)
+    axis:int, # 1: stretches of time; 2: bands of frequency
+)->tf.Tensor: # (batch, frames, bins)
     "Features with stretches replaced by the clip's mean."
     places = tf.range(tf.shape(features)[axis])
     hidden = tf.reduce_any((places >= starts[..., None]) & (places < (starts + widths)[..., None]), axis=1)
@@ -472,11 +472,11 @@ class SpecAugment(Augmentation):
     def __init__(
         self,
         *,
-        time_masks: int = 2,        # how many
-        time_width: int = 20,       # widest, frames
-        frequency_masks: int = 2,   # how many
-        frequency_width: int = 8,   # widest, bins
-        **kwargs,                   # seed, probability
+        time_masks:int=2, # how many
+        time_width:int=20, # widest, frames
+        frequency_masks:int=2, # how many
+        frequency_width:int=8, # widest, bins
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'time_masks': time_masks, 'time_width': time_width,
                                   'frequency_masks': frequency_masks,
@@ -494,11 +494,11 @@ class SpecAugment(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #1a0994e0
 def warp_places(
-    centres: np.ndarray,   # (bins,) frequency of each bin, rising, Hz
-    factors: tf.Tensor,    # (batch,) above 1: resonances move down
+    centres:np.ndarray, # (bins,) frequency of each bin, rising, Hz
+    factors:tf.Tensor, # (batch,) above 1: resonances move down
     *,
-    corner: float = 0.6,   # from this part of the highest frequency on, the warp leads back to it
-) -> tf.Tensor:            # (batch, bins) where each bin is read, in bins
+    corner:float=0.6, # from this part of the highest frequency on, the warp leads back to it
+)->tf.Tensor: # (batch, bins) where each bin is read, in bins
     "The places of Jaitly and Hinton's piecewise linear warp; for mel bands it is done in Hz."
     top = float(centres[-1])
     factors = tf.cast(factors, tf.float32)[:, None]
@@ -513,9 +513,9 @@ def warp_places(
 
 
 def warp_frequencies(
-    features: tf.Tensor,   # (batch, frames, bins)
-    places: tf.Tensor,     # (batch, bins) where each bin is read, in bins
-) -> tf.Tensor:            # (batch, frames, bins)
+    features:tf.Tensor, # (batch, frames, bins)
+    places:tf.Tensor, # (batch, bins) where each bin is read, in bins
+)->tf.Tensor: # (batch, frames, bins)
     "Features whose bins are read at other places, with straight lines between the bins."
     bins = tf.range(features.shape[2], dtype=tf.float32)
     places = tf.clip_by_value(places, 0.0, features.shape[2] - 1.0)
@@ -527,13 +527,13 @@ class FrequencyWarp(Augmentation):
     "Stretch the frequency axis of each clip's features, as a longer or shorter vocal tract would."
     def __init__(
         self,
-        low: float = 0.9,                   # smallest factor
-        high: float = 1.1,                  # largest factor
+        low:float=0.9, # smallest factor
+        high:float=1.1, # largest factor
         *,
-        scale: str = 'mel',                 # 'mel': log-mel features (Slaney's scale); 'linear': a spectrogram
-        fmin: float = 20.0,                 # lower edge of the lowest band, Hz (mel)
-        fmax: float = 8000.0,               # upper edge of the highest band, or frequency of the last bin, Hz
-        **kwargs,                           # seed, probability
+        scale:str='mel', # 'mel': log-mel features (Slaney's scale); 'linear': a spectrogram
+        fmin:float=20.0, # lower edge of the lowest band, Hz (mel)
+        fmax:float=8000.0, # upper edge of the highest band, or frequency of the last bin, Hz
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'low': low, 'high': high, 'scale': scale, 'fmin': fmin, 'fmax': fmax}, **kwargs)
         if scale not in ('mel', 'linear'):
@@ -553,9 +553,9 @@ class FrequencyWarp(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #1d57140a
 def warp_time(
-    features: tf.Tensor,   # (batch, frames, bins)
-    places: tf.Tensor,     # (batch, new_frames) where each new frame is read, in frames
-) -> tf.Tensor:            # (batch, new_frames, bins)
+    features:tf.Tensor, # (batch, frames, bins)
+    places:tf.Tensor, # (batch, new_frames) where each new frame is read, in frames
+)->tf.Tensor: # (batch, new_frames, bins)
     """Features read at other times, with straight lines between the frames; beyond the ends, the first and
     last frame."""
     frames = tf.range(features.shape[1], dtype=tf.float32)
@@ -568,11 +568,11 @@ class RandomTempo(Augmentation):
     "Say each clip's features faster or slower around the middle, at the same pitch, and earlier or later."
     def __init__(
         self,
-        low: float = 0.8,         # slowest
-        high: float = 1.25,       # fastest
+        low:float=0.8, # slowest
+        high:float=1.25, # fastest
         *,
-        max_shift: float = 0.0,   # either way, frames
-        **kwargs,                 # seed, probability
+        max_shift:float=0.0, # either way, frames
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'low': low, 'high': high, 'max_shift': max_shift}, **kwargs)
         if not 0 < low <= high:
@@ -591,10 +591,10 @@ class RandomColour(Augmentation):
     "Add a smooth random curve over the bands to each clip's log features, as another microphone would."
     def __init__(
         self,
-        db: float = 3.0,       # standard deviation of the slowest cosine, dB of power
+        db:float=3.0, # standard deviation of the slowest cosine, dB of power
         *,
-        cosines: int = 5,      # of half a period over the bands, a whole one, ...; the k-th has `db` / sqrt(k)
-        **kwargs,              # seed, probability
+        cosines:int=5, # of half a period over the bands, a whole one, ...; the k-th has `db` / sqrt(k)
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'db': db, 'cosines': cosines}, **kwargs)
         self.db, self.cosines = db, cosines
@@ -608,9 +608,9 @@ class RandomColour(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #5d9887e7
 def mix_pairs(
-    batch: tf.Tensor,    # (batch, ...)
-    weights: tf.Tensor,  # (batch,) of each clip itself; its neighbour gets the rest
-) -> tf.Tensor:          # (batch, ...)
+    batch:tf.Tensor, # (batch, ...)
+    weights:tf.Tensor, # (batch,) of each clip itself; its neighbour gets the rest
+)->tf.Tensor: # (batch, ...)
     "Each row of a batch mixed with the row before it."
     weights = tf.reshape(tf.cast(weights, batch.dtype), [-1, *[1] * (len(batch.shape) - 1)])
     return weights * batch + (1 - weights) * tf.roll(batch, 1, axis=0)
@@ -622,8 +622,8 @@ class Mixup(Augmentation):
     training=True)`."""
     def __init__(
         self,
-        alpha: float = 0.2,   # of the Beta distribution of the weights
-        **kwargs,             # seed, probability
+        alpha:float=0.2, # of the Beta distribution of the weights
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'alpha': alpha}, **kwargs)
         self.alpha = alpha
@@ -641,11 +641,11 @@ class Mixup(Augmentation):
 
 # %% ../nbs/32_augment.ipynb #fca83676
 def loud_span(
-    clips: tf.Tensor,            # (batch, n_samples)
+    clips:tf.Tensor, # (batch, n_samples)
     *,
-    frame: int = 320,            # samples a frame, 20 ms at 16 kHz
-    range_db: float = 20.0,      # frames that lie further below the loudest are not loud
-) -> tuple[tf.Tensor, tf.Tensor]: # (batch,) float32: first sample, one after the last; 0, 0 for a silent clip
+    frame:int=320, # samples a frame, 20 ms at 16 kHz
+    range_db:float=20.0, # frames that lie further below the loudest are not loud
+)->tuple[tf.Tensor, tf.Tensor]: # (batch,) float32: first sample, one after the last; 0, 0 for a silent clip
     "Where each clip is loud."
     n_frames = clips.shape[1] // frame
     power = tf.reduce_mean(tf.square(tf.reshape(clips[:, :n_frames * frame], [-1, n_frames, frame])), axis=2)
@@ -660,11 +660,11 @@ class Fragments(Augmentation):
     training=True)`."""
     def __init__(
         self,
-        lost: tuple[float, float] = (0.35, 0.8),  # least and greatest share of the word that is cut off
+        lost:tuple[float, float]=(0.35, 0.8), # least and greatest share of the word that is cut off
         *,
-        beginning: float = 0.7,     # in so many cases its beginning, else its end
-        longest: float = 0.85,      # share of the clip that a word fills at most; longer ones stay as they are
-        **kwargs,                   # seed, probability
+        beginning:float=0.7, # in so many cases its beginning, else its end
+        longest:float=0.85, # share of the clip that a word fills at most; longer ones stay as they are
+        **kwargs, # seed, probability
     ):
         super().__init__(options={'lost': lost, 'beginning': beginning, 'longest': longest}, **kwargs)
         self.lost, self.beginning, self.longest = lost, beginning, longest
@@ -697,11 +697,11 @@ class Augmenter(keras.layers.Layer):
     "The augmentations of a recipe: on waveforms by calling it, on features by `on_features`, on pairs by `mix`."
     def __init__(
         self,
-        waveform_layers: Sequence[keras.layers.Layer] = (),   # in order
-        feature_layers: Sequence[keras.layers.Layer] = (),    # in order
-        mixup: Mixup | None = None,                           # mixing of pairs
-        fragments: Fragments | None = None,                   # words that are cut off
-        **kwargs,                                             # of `keras.layers.Layer`
+        waveform_layers:Sequence[keras.layers.Layer]=(), # in order
+        feature_layers:Sequence[keras.layers.Layer]=(), # in order
+        mixup:Mixup|None=None, # mixing of pairs
+        fragments:Fragments|None=None, # words that are cut off
+        **kwargs, # of `keras.layers.Layer`
     ):
         super().__init__(**{**kwargs, 'dtype': 'float32'})
         self.waveform_layers, self.feature_layers = list(waveform_layers), list(feature_layers)
@@ -731,8 +731,8 @@ class Augmenter(keras.layers.Layer):
 
 # %% ../nbs/32_augment.ipynb #8e2462d9
 def _settings(
-    settings: Mapping | Sequence,  # see `augmenter`
-) -> list[tuple[str, dict]]:
+    settings:Mapping|Sequence, # see `augmenter`
+)->list[tuple[str, dict]]:
     "Names with their options, however they were written."
     if isinstance(settings, Mapping):
         return [(name, dict(options or {})) for name, options in settings.items()]
@@ -740,9 +740,9 @@ def _settings(
 
 
 def _make(
-    name: str,          # of the augmentation
-    options: dict,      # of its layer
-) -> keras.layers.Layer:
+    name:str, # of the augmentation
+    options:dict, # of its layer
+)->keras.layers.Layer:
     "The layer of a name; `ValueError` for a name or an option that does not exist."
     known = {**WAVEFORM_LAYERS, **FEATURE_LAYERS, **LABEL_LAYERS}
     if name not in known:
@@ -754,12 +754,12 @@ def _make(
 
 
 def augmenter(
-    settings: Mapping | Sequence,        # {name: options} or a list of names and (name, options), in order
+    settings:Mapping|Sequence, # {name: options} or a list of names and (name, options), in order
     *,
-    noise: np.ndarray | None = None,     # (n_samples,) int16, for 'noise'; None: generated noise
-    seed: int = 0,                       # each layer gets its own from it
-    sample_rate: int = 16000,            # Hz
-) -> Augmenter:
+    noise:np.ndarray|None=None, # (n_samples,) int16, for 'noise'; None: generated noise
+    seed:int=0, # each layer gets its own from it
+    sample_rate:int=16000, # Hz
+)->Augmenter:
     "The layers for a recipe's settings; `ValueError` for a name or an option that does not exist."
     chain = {'waveforms': [], 'features': [], 'pairs': []}
     named = _settings(settings)

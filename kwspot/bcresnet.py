@@ -18,8 +18,8 @@ class SubSpectralNorm(BatchNorm):
     "Batch normalisation for each channel and group of neighbouring bins; `ValueError` for groups of unlike size."
     def __init__(
         self,
-        groups: int = 5,           # of neighbouring bins
-        **kwargs,                  # of `keras.layers.BatchNormalization`
+        groups:int=5, # of neighbouring bins
+        **kwargs, # of `keras.layers.BatchNormalization`
     ):
         super().__init__(**kwargs)
         self.groups = groups
@@ -54,8 +54,8 @@ class BinsConv(keras.layers.DepthwiseConv2D):
     "Depthwise convolution over three bins, each frame on its own; zeros beyond the lowest and highest bin."
     def __init__(
         self,
-        step: int = 1,       # bins from output to output
-        **kwargs,            # of `keras.layers.Layer`
+        step:int=1, # bins from output to output
+        **kwargs, # of `keras.layers.Layer`
     ):
         super().__init__((1, 3), strides=step, padding='same' if step == 1 else 'valid', use_bias=False, **kwargs)
         self.step = step
@@ -74,14 +74,14 @@ class BinsConv(keras.layers.DepthwiseConv2D):
 
 
 def bc_block(
-    x: keras.KerasTensor,                           # (batch, frames, bins, channels)
-    channels: int,               # output channels
+    x:keras.KerasTensor, # (batch, frames, bins, channels)
+    channels:int, # output channels
     *,
-    step: int = 1,               # bins from output to output
-    dilation: int = 1,           # frames between the places of the temporal kernel
-    dropout: float = 0.1,        # of whole channels
-    causal: bool = False,        # look at no later frame
-):                               # (batch, frames, bins / step, channels)
+    step:int=1, # bins from output to output
+    dilation:int=1, # frames between the places of the temporal kernel
+    dropout:float=0.1, # of whole channels
+    causal:bool=False, # look at no later frame
+): # (batch, frames, bins / step, channels)
     "The broadcasted residual block; a transition block where the channels change."
     around = x if x.shape[-1] == channels else None
     if around is None:
@@ -104,13 +104,13 @@ FRONTEND = ('LogMel', {'n_mels': 40, 'window_ms': 30.0})
 @register('bc-resnet-6', paper=PAPER, frontend=FRONTEND, width=6)
 @register('bc-resnet-8', paper=PAPER, frontend=FRONTEND, width=8)
 def bc_resnet(
-    features: keras.KerasTensor,                  # (batch, frames, 40, 1) log-mel
-    n_classes: int,            # outputs
+    features:keras.KerasTensor, # (batch, frames, 40, 1) log-mel
+    n_classes:int, # outputs
     *,
-    width: float = 1,          # factor of all channels
-    dropout: float = 0.1,      # of whole channels, in each block
-    causal: bool = False,      # look at no later frame
-):                             # (batch, n_classes) probabilities
+    width:float=1, # factor of all channels
+    dropout:float=0.1, # of whole channels, in each block
+    causal:bool=False, # look at no later frame
+): # (batch, n_classes) probabilities
     "BC-ResNet-{width}."
     base = 8 * width
     past = ((4, 0) if causal else (2, 2), (2, 2))

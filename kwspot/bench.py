@@ -37,8 +37,8 @@ class Race:
 
 # %% ../nbs/75_benchmark.ipynb #f1693f03
 def _seconds(work:Callable[[pd.DataFrame, Path], object], # one competitor
-             clips:pd.DataFrame,                          # its index
-             ) -> float:
+             clips:pd.DataFrame, # its index
+             )->float:
     "Wall-clock seconds of one go, writing into a folder that is removed afterwards."
     if hasattr(os, 'sync'): os.sync()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,9 +48,9 @@ def _seconds(work:Callable[[pd.DataFrame, Path], object], # one competitor
 
 # %% ../nbs/75_benchmark.ipynb #7bfff615
 def summed_up(stage:str, # what was done
-              peer:str,  # whose way it was compared with
+              peer:str, # whose way it was compared with
               rounds:Sequence[tuple[float, float]], # our speed and the peer's, each round, clips/s
-              ) -> dict: # stage, kwspot and other in clips/s, ratio
+              )->dict: # stage, kwspot and other in clips/s, ratio
     "The median speed of each, and the median of the ratios."
     ours, theirs = np.median(rounds, axis=0)
     ratio = np.median([a / b for a, b in rounds])
@@ -58,11 +58,11 @@ def summed_up(stage:str, # what was done
                 ratio=round(float(ratio), 2))
 
 # %% ../nbs/75_benchmark.ipynb #218a0a9a
-def run_race(race:Race,            # what to run
-             clips:pd.DataFrame,   # an index of word clips
+def run_race(race:Race, # what to run
+             clips:pd.DataFrame, # an index of word clips
              *,
-             n_rounds:int=5,       # measured rounds
-             ) -> dict:            # stage, ours and peer in clips/s, ratio
+             n_rounds:int=5, # measured rounds
+             )->dict: # stage, ours and peer in clips/s, ratio
     "Run both competitors alternately and keep the median speed of each."
     few = clips.iloc[:max(int(len(clips) * race.share), 1)]
     for work in (race.ours, race.theirs): _seconds(work, few)
@@ -72,8 +72,8 @@ def run_race(race:Race,            # what to run
 
 # %% ../nbs/75_benchmark.ipynb #dcc02479
 def reference_loop(clips:pd.DataFrame, # an index of word clips
-                   folder:Path,        # where the features go
-                   ) -> None:
+                   folder:Path, # where the features go
+                   )->None:
     """The reference notebook's loop: read, pad in front, Fourier resampling to 8 kHz, log-spectrogram, all
     kept in a list."""
     from scipy import signal
@@ -89,8 +89,8 @@ def reference_loop(clips:pd.DataFrame, # an index of word clips
 
 # %% ../nbs/75_benchmark.ipynb #21a9c8a4
 def librosa_loop(clips:pd.DataFrame, # an index of word clips
-                 folder:Path,        # where the features go
-                 ) -> None:
+                 folder:Path, # where the features go
+                 )->None:
     "librosa: load, mel spectrogram, decibels."
     import librosa
     features = np.empty((len(clips), 40, 98), np.float32)
@@ -103,8 +103,8 @@ def librosa_loop(clips:pd.DataFrame, # an index of word clips
 
 # %% ../nbs/75_benchmark.ipynb #3f2ac3db
 def tf_data_pipeline(clips:pd.DataFrame, # an index of word clips
-                     folder:Path,        # where the features go
-                     ) -> None:
+                     folder:Path, # where the features go
+                     )->None:
     "tf.data with decode_wav and tf.signal, parallel and batched, as TensorFlow's audio tutorial has it."
     from kwspot.quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
     import tensorflow as tf
@@ -118,8 +118,8 @@ def tf_data_pipeline(clips:pd.DataFrame, # an index of word clips
 
 # %% ../nbs/75_benchmark.ipynb #c2fc118a
 def wavfile_loop(clips:pd.DataFrame, # an index of word clips
-                 folder:Path,        # where the samples go
-                 ) -> None:
+                 folder:Path, # where the samples go
+                 )->None:
     "scipy.io.wavfile, one file after the other into an array, saved."
     from scipy.io import wavfile
     samples = np.zeros((len(clips), 16000), np.int16)
@@ -130,33 +130,33 @@ def wavfile_loop(clips:pd.DataFrame, # an index of word clips
 
 # %% ../nbs/75_benchmark.ipynb #41b3316f
 def our_features(clips:pd.DataFrame, # an index of word clips; only its folder is used
-                 folder:Path,        # where the features go
+                 folder:Path, # where the features go
                  *,
                  kind:str='log_mel', # see `extract.extract`
-                 ) -> None:
+                 )->None:
     "Corpus folder to features on disk, the index included."
     from kwspot.extract import extract
     extract(_word_clips(clips.attrs['folder']), folder / 'features', kind=kind, progress=False)
 
 # %% ../nbs/75_benchmark.ipynb #a5cab714
 def our_pack(clips:pd.DataFrame, # an index of word clips; only its folder is used
-             folder:Path,        # where the pack goes
-             ) -> None:
+             folder:Path, # where the pack goes
+             )->None:
     "Corpus folder to packed corpus, the index included."
     from kwspot.preprocessing import pack
     pack(_word_clips(clips.attrs['folder']), folder / 'pack', progress=False)
 
 # %% ../nbs/75_benchmark.ipynb #e84e8565
-def _word_clips(folder:str | Path, # a corpus
-                ) -> pd.DataFrame:
+def _word_clips(folder:str|Path, # a corpus
+                )->pd.DataFrame:
     "The word clips of a corpus, and no noise."
     index = corpus.index(folder)
     return index[index.word != NOISE].reset_index(drop=True)
 
 # %% ../nbs/75_benchmark.ipynb #4433aba8
 def fit_epoch_seconds(features:np.ndarray, # (n_clips, 99, 81, 1) float32
-                      classes:np.ndarray,  # (n_clips,) int
-                      ) -> float:          # of the second epoch
+                      classes:np.ndarray, # (n_clips,) int
+                      )->float: # of the second epoch
     "Keras `fit` of the reference CNN on features in memory."
     from kwspot import modelling
     import keras
@@ -169,8 +169,8 @@ def fit_epoch_seconds(features:np.ndarray, # (n_clips, 99, 81, 1) float32
     return times[3] - times[2]
 
 # %% ../nbs/75_benchmark.ipynb #17596179
-def train_epoch_seconds(packed: Any,     # preprocessing.Packed
-                        ) -> float: # of the second epoch, its validation left out
+def train_epoch_seconds(packed:Any, # preprocessing.Packed
+                        )->float: # of the second epoch, its validation left out
     "One epoch of `training.train` of the reference CNN from a packed corpus, with shift and noise."
     from kwspot import training
     recipe = training.Recipe('benchmark', epochs=2, batch_size=64, balance=False,
@@ -184,8 +184,8 @@ def train_epoch_seconds(packed: Any,     # preprocessing.Packed
 # %% ../nbs/75_benchmark.ipynb #1753fa2b
 def race_training(clips:pd.DataFrame, # an index of word clips
                   *,
-                  n_rounds:int=2,     # measured rounds
-                  ) -> dict:          # as `run_race` gives it
+                  n_rounds:int=2, # measured rounds
+                  )->dict: # as `run_race` gives it
     "An epoch of the reference CNN from the packed corpus against one from features in memory."
     from kwspot.extract import extract, open_features
     from kwspot.preprocessing import pack
@@ -202,12 +202,12 @@ def race_training(clips:pd.DataFrame, # an index of word clips
     return summed_up('an epoch of the reference CNN, shift and noise', 'Keras fit, features in memory', rounds)
 
 # %% ../nbs/75_benchmark.ipynb #661770c1
-def write_untrained(file:Path,   # LiteRT, to write
-                    name:str,    # architecture
+def write_untrained(file:Path, # LiteRT, to write
+                    name:str, # architecture
                     *,
                     steps:bool=False, # in steps with the state carried
-                    **options,   # of the architecture
-                    ) -> Path:   # the file
+                    **options, # of the architecture
+                    )->Path: # the file
     "An untrained network of twelve classes, one second at 16 kHz in, as a LiteRT file."
     from kwspot import formats, modelling, stateful
     model = modelling.build(name, 12, waveform=True, **options)
@@ -218,15 +218,15 @@ def write_untrained(file:Path,   # LiteRT, to write
 
 
 def clips_per_second(exported:Any, # exported.Exported
-                     ) -> float:
+                     )->float:
     "How many clips a LiteRT file answers for in a second, one at a time: from the median time of one."
     from kwspot.export import latency
     return 1000 / latency(exported.run, exported.n_samples)['p50_ms']
 
 
 def stream_per_second(streamer:Any, # streaming.Streamer
-                      seconds:int=5,   # of audio, after the first second
-                      ) -> float:
+                      seconds:int=5, # of audio, after the first second
+                      )->float:
     "How many seconds of audio are followed in a second of processor time, in chunks of 20 ms."
     sound = (0.1 * np.random.default_rng(0).standard_normal(16000 * (1 + seconds))).astype(np.float32)
     streamer.reset()
@@ -238,7 +238,7 @@ def stream_per_second(streamer:Any, # streaming.Streamer
 # %% ../nbs/75_benchmark.ipynb #171d29df
 def race_use(*,
              n_rounds:int=5, # measured rounds
-             ) -> list[dict]: # as `run_race` gives them; for the stream, seconds of audio in a second
+             )->list[dict]: # as `run_race` gives them; for the stream, seconds of audio in a second
     "One clip and a stream, kwspot's network beside its peers, as LiteRT files on one core."
     from kwspot.exported import load_exported
     from kwspot.streaming import Streamer, Windows
@@ -267,10 +267,10 @@ print(json.dumps({'n_clips': len(packed), 'pack_mb': round(after_pack), 'train_m
 """
 
 # %% ../nbs/75_benchmark.ipynb #6e0727d5
-def peak_memory(folder:str | Path, # a corpus
+def peak_memory(folder:str|Path, # a corpus
                 *,
-                n_epochs:int=1,    # of training
-                ) -> dict:         # n_clips, pack_mb, train_mb
+                n_epochs:int=1, # of training
+                )->dict: # n_clips, pack_mb, train_mb
     "Peak resident memory, in MB, of packing a corpus and training the reference CNN on it. Linux and macOS."
     with tempfile.TemporaryDirectory() as out:
         done = subprocess.run([sys.executable, '-c', _MEMORY_PROGRAM, str(folder), out, str(n_epochs)],
@@ -281,7 +281,7 @@ def peak_memory(folder:str | Path, # a corpus
     return json.loads(done.stdout.splitlines()[-1])
 
 # %% ../nbs/75_benchmark.ipynb #60b18232
-def races() -> list[Race]:
+def races()->list[Race]:
     "The stages that `kwspot bench` measures, in the order of the way of the data."
     return [Race('corpus folder to packed 16-bit audio', 'scipy.io.wavfile loop', our_pack, wavfile_loop),
             Race('corpus folder to log-mel on disk', 'tf.data, decode_wav, tf.signal', our_features,
@@ -292,14 +292,14 @@ def races() -> list[Race]:
                  lambda clips, folder: our_features(clips, folder, kind='reference'), reference_loop, share=0.3)]
 
 # %% ../nbs/75_benchmark.ipynb #6bcbaed5
-def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None: synthetic clips, not kept
+def bench(folder:str|Path|None=None, # a corpus of canonical WAV files; None: synthetic clips, not kept
           *,
-          n_clips:int=6000,      # clips to synthesise where no corpus is given; a corpus is used whole
-          n_rounds:int=5,        # measured rounds of each race
-          training:bool=True,    # race an epoch of training too
-          use:bool=True,         # race exported networks too
-          say: Callable[[str], None]=lambda text: None, # told what begins
-          ) -> pd.DataFrame:     # stage, peer, kwspot and other (clips/s; a stream: seconds of audio a second), ratio
+          n_clips:int=6000, # clips to synthesise where no corpus is given; a corpus is used whole
+          n_rounds:int=5, # measured rounds of each race
+          training:bool=True, # race an epoch of training too
+          use:bool=True, # race exported networks too
+          say:Callable[[str], None]=lambda text: None, # told what begins
+          )->pd.DataFrame: # stage, peer, kwspot and other (clips/s; a stream: seconds of audio a second), ratio
     "kwspot's speeds beside its peers', measured in this process, one after the other."
     from kwspot.preprocessing import make_task
     if folder is None:
@@ -324,7 +324,7 @@ def bench(folder:str | Path | None=None, # a corpus of canonical WAV files; None
 
 # %% ../nbs/75_benchmark.ipynb #dd5f4fba
 def plot_bench(table:pd.DataFrame, # of `bench`
-               ):                  # a Plotly figure
+               ): # a Plotly figure
     "The ratios as bars; the line is a tie."
     import plotly.graph_objects as go
     names = [f'{stage}<br>beside {peer}' for stage, peer in zip(table.stage, table.peer)]

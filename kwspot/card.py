@@ -13,8 +13,8 @@ from typing import Any
 
 # %% ../nbs/72_card.ipynb #61c3b366
 def licence_of(
-    folder: Path,  # a corpus
-) -> str:
+    folder:Path, # a corpus
+)->str:
     """What the first line of a corpus's licence file says, e.g. 'Attribution 4.0 International (LICENSE)'; ''
     without such a file."""
     files = (sorted(file for kind in ('LICEN[CS]E*', 'COPYING*') for file in folder.glob(kind) if file.is_file())
@@ -26,8 +26,8 @@ def licence_of(
 
 
 def about_corpus(
-    clips: Any,   # pandas.DataFrame: an index, without noise recordings
-) -> dict:
+    clips:Any, # pandas.DataFrame: an index, without noise recordings
+)->dict:
     "Name, licence, and the clips and speakers of each split."
     folder = Path(clips['path'].iloc[0]).resolve().parents[1]
     splits = {split: part for split, part in clips.groupby('split') if len(part)}
@@ -41,17 +41,17 @@ def about_corpus(
 
 # %% ../nbs/72_card.ipynb #86103ad6
 def markdown_table(
-    columns: Sequence[str],       # headings
-    rows: Sequence[Sequence],     # cells
-) -> str:
+    columns:Sequence[str], # headings
+    rows:Sequence[Sequence], # cells
+)->str:
     "A table in Markdown; all columns but the first are aligned to the right."
     lines = [columns, ['---', *['---:'] * (len(columns) - 1)], *rows]
     return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines)
 
 # %% ../nbs/72_card.ipynb #a388dd3a
 def card_data(
-    info: Mapping,  # run.json
-) -> str:
+    info:Mapping, # run.json
+)->str:
     "Which recordings the model was trained and judged on."
     corpus = info['proof']['corpus']
     rows = [(split, f"{part['n_clips']:,}", part['n_speakers']) for split, part in corpus['splits'].items()]
@@ -67,8 +67,8 @@ def card_data(
 
 # %% ../nbs/72_card.ipynb #4ef7320a
 def card_scores(
-    info: Mapping,  # run.json
-) -> str:
+    info:Mapping, # run.json
+)->str:
     "How good the Keras model is, and how sure that is."
     proof = info['proof']
     ends = lambda name: ' to '.join(f'{end:.1%}' for end in proof[f'{name}_ci95'])
@@ -88,8 +88,8 @@ def card_scores(
 
 # %% ../nbs/72_card.ipynb #a5577974
 def card_files(
-    info: Mapping,  # run.json
-) -> str:
+    info:Mapping, # run.json
+)->str:
     "The exported files and their proofs."
     rows = [(name, f"`{row['file']}`", f"{row['bytes'] / 1000:,.0f}", f"{row['accuracy']:.2%}",
              f"{row['top1_agreement']:.2%}",
@@ -106,8 +106,8 @@ def card_files(
 
 # %% ../nbs/72_card.ipynb #9e8b4762
 def card_limits(
-    info: Mapping,  # run.json
-) -> str:
+    info:Mapping, # run.json
+)->str:
     "What the model was not made for."
     labels, splits, seconds = (info['labels'], info['proof']['corpus']['splits'],
                                info['n_samples'] / info['sample_rate'])
@@ -185,8 +185,8 @@ print(labels[answer['probabilities'].argmax()])""")
 
 # %% ../nbs/72_card.ipynb #9324f388
 def card_use(
-    info: Mapping,  # run.json
-) -> str:
+    info:Mapping, # run.json
+)->str:
     "How to run each exported file."
     exports = info['exports']
     first = exports.get('litert', next(iter(exports.values())))['file']
@@ -202,8 +202,8 @@ CARD = 'MODEL_CARD.md'
 
 
 def model_card(
-    info: Mapping,  # run.json
-) -> str:
+    info:Mapping, # run.json
+)->str:
     "The model card of a run with exports, in Markdown. `ValueError` where there are none yet."
     if not (info.get('exports') and info.get('proof')):
         raise ValueError('run.json tells of no exported file; write one with kwspot export, and the card with it')

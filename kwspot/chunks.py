@@ -24,7 +24,7 @@ _LOUDEST = 8. # 18 dB above full scale
 
 def as_chunk(
     chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
-) -> np.ndarray: # (n,) float32
+)->np.ndarray: # (n,) float32
     """A chunk as the models take it. `StreamError` for anything but one channel of int16 or finite floats in [-1,
     1]."""
     chunk = np.asarray(chunk)
@@ -62,7 +62,7 @@ class Cutter:
 
     def push(self,
         samples:np.ndarray, # (n,) float32
-    ) -> np.ndarray: # (n_pieces, size) float32, valid until the next call
+    )->np.ndarray: # (n_pieces, size) float32, valid until the next call
         "The pieces that these samples complete."
         end = self._end + len(samples)
         if end > len(self._room): end = self._make_room(len(samples))
@@ -87,7 +87,7 @@ def resampled(
     blocks:Iterable[np.ndarray], # (n,) float32, one after the other
     rate:int, # theirs, Hz
     sample_rate:int, # wanted, Hz
-) -> Iterator[np.ndarray]: # (n,) float32
+)->Iterator[np.ndarray]: # (n,) float32
     "Blocks of audio at another rate, by soxr at high quality; as long as the recording, as one block would be."
     import soxr
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype='float32', quality='HQ')
@@ -98,7 +98,7 @@ def resampled(
 def seconds_missing(
     file:str|Path, # a recording
     n_samples:int, # that could be read
-) -> float:
+)->float:
     """How much more sound the header of a WAV file promises than was read, s; 0 for other files and for headers
     written to a pipe."""
     import wave
@@ -114,7 +114,7 @@ def read_recording(
     *,
     sample_rate:int=16000, # wanted, Hz
     chunk_ms:float=1000., # read at a time, ms
-) -> Iterator[np.ndarray]: # (n,) float32
+)->Iterator[np.ndarray]: # (n,) float32
     """A recording in chunks: channels averaged, resampled. `StreamError` if it cannot be read, at the end if that
     was cut off."""
     try:
@@ -141,7 +141,7 @@ class Levels:
 
     def watch(self,
         chunks:Iterable[np.ndarray], # (n,) int16 or float in [-1, 1]
-    ) -> Iterator[np.ndarray]: # the same
+    )->Iterator[np.ndarray]: # the same
         "Pass the chunks on."
         for chunk in chunks:
             limit = 32767 if chunk.dtype == np.int16 else 0.9999
@@ -151,7 +151,7 @@ class Levels:
             yield chunk
 
     @property
-    def note(self) -> str:
+    def note(self)->str:
         "What makes the events doubtful, in a few words; '' if nothing does."
         if not self.n_samples: return 'holds no samples: there was nothing to hear'
         if not self.n_sound: return 'holds nothing but zeros: there was nothing to hear'
@@ -165,7 +165,7 @@ def read_raw(
     *,
     sample_rate:int=16000, # of the samples, Hz
     chunk_ms:float=1000., # read at a time at most, ms
-) -> Iterator[np.ndarray]: # (n,) int16
+)->Iterator[np.ndarray]: # (n,) int16
     "Samples from a pipe as they arrive. `StreamError` at its end if that is in the middle of a sample."
     read, left = getattr(source, 'read1', source.read), b''
     n_bytes = 2 * max(1, round(sample_rate * chunk_ms / 1000))
@@ -183,7 +183,7 @@ def microphone(
     sample_rate:int=16000, # Hz
     chunk_ms:float=100., # recorded at a time, ms
     device:int|str|None=None, # number or part of the name of an input of sounddevice; None: the system's
-) -> Iterator[np.ndarray]: # (n,) int16, without end
+)->Iterator[np.ndarray]: # (n,) int16, without end
     "Chunks from a microphone. `StreamError` if sounddevice or a microphone is missing."
     try: import sounddevice
     except ImportError:

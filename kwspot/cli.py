@@ -32,7 +32,7 @@ CorpusFolder = Annotated[str, typer.Argument(metavar='CORPUS', # no Path: that w
                          help='A folder of word folders, an archive (.tar, .tar.gz, .zip), a folder of archives, '
                          'or a URL such as s3://bucket/corpus.')]
 def _is_run(run:Path, # a folder
-            ) -> Path:
+            )->Path:
     "The folder; one line where it is no run, before TensorFlow is loaded, which takes seconds."
     if not (run / 'run.json').is_file():
         from kwspot.corpus import CorpusError
@@ -54,9 +54,9 @@ Decisions = Annotated[Path | None, typer.Option('--decisions', metavar='FILE',
                       'the corpus stays as it is.')]
 
 # %% ../nbs/80_cli.ipynb #14519aa9
-def _use_cluster(context:typer.Context,  # of the command
-                 address:str | None,     # of a Dask scheduler
-                 ) -> str | None:
+def _use_cluster(context:typer.Context, # of the command
+                 address:str|None, # of a Dask scheduler
+                 )->str|None:
     "Do the command's work on a cluster."
     if address:
         before = os.environ.get('KWSPOT_CLUSTER', '')
@@ -69,8 +69,8 @@ Cluster = Annotated[str | None, typer.Option('--cluster', metavar='ADDRESS', cal
                     'the same folders (default: KWSPOT_CLUSTER, else this machine).')]
 
 # %% ../nbs/80_cli.ipynb #6072fa7a
-def _on_disk(place:Path | None, # where something is to be written
-             ) -> Path | None:
+def _on_disk(place:Path|None, # where something is to be written
+             )->Path|None:
     "The place; one line where it is a URL."
     if re.match(r'[a-z][a-z0-9]+:/', str(place)):
         url = str(place).replace(':/', '://', 1) # of which Path made one slash
@@ -78,10 +78,10 @@ def _on_disk(place:Path | None, # where something is to be written
     return place
 
 
-def _opened(folder:str,             # a corpus, or a pack
-            speaker_pattern:str | None, # where the name holds the speaker
-            decisions:Path | None,  # to honour
-            ) -> object: # DataFrame, the index; preprocessing.Packed, where the folder holds a pack
+def _opened(folder:str, # a corpus, or a pack
+            speaker_pattern:str|None, # where the name holds the speaker
+            decisions:Path|None, # to honour
+            )->object: # DataFrame, the index; preprocessing.Packed, where the folder holds a pack
     "A corpus as evaluation takes it."
     from kwspot import corpus, preprocessing
     from kwspot.decisions import apply_decisions
@@ -95,7 +95,7 @@ def _opened(folder:str,             # a corpus, or a pack
 
 # %% ../nbs/80_cli.ipynb #a759711e
 def _words(text:str, # with commas between the words
-           ) -> list[str]:
+           )->list[str]:
     "The words; `typer.BadParameter` where there are none."
     words = [word.strip() for word in text.split(',') if word.strip()]
     if not words: raise typer.BadParameter(f'{text!r} names none; separate several by commas')
@@ -103,26 +103,26 @@ def _words(text:str, # with commas between the words
 
 
 def _finite(value:object, # of JSON
-            ) -> object:
+            )->object:
     "The same, without the NaN and infinities that Python writes and nobody else reads."
     if isinstance(value, dict): return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)): return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _show(result:dict,                # what `--json` prints
-          as_json:bool,               # the user's choice
+def _show(result:dict, # what `--json` prints
+          as_json:bool, # the user's choice
           human:Callable[[dict], None], # prints the same for people
-          ) -> None:
+          )->None:
     "Print a command's result once, for a program or for a person."
     if as_json: print(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False))
     else: human(result)
 
 # %% ../nbs/80_cli.ipynb #639e533b
-def _table(title:str,          # above the table
-           columns:list[str],  # headings; all but the first are right-aligned
-           rows:list[tuple],   # cells, already text
-           ) -> None:
+def _table(title:str, # above the table
+           columns:list[str], # headings; all but the first are right-aligned
+           rows:list[tuple], # cells, already text
+           )->None:
     "Print a small table on stdout."
     from rich.console import Console
     from rich.table import Table
@@ -134,7 +134,7 @@ def _table(title:str,          # above the table
 
 # %% ../nbs/80_cli.ipynb #5ede18b1
 def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
-                      ) -> str:    # one line
+                      )->str: # one line
     "Accuracy with its 95 % interval over speakers, beside the majority baseline."
     low, high = scores['accuracy_ci95']
     unseen = 'unseen ' if scores.get('split', 'test') in ('test', 'valid') else ''
@@ -147,16 +147,16 @@ def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
 @app.command()
 def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpus goes
                            help='A folder that does not exist yet.')],
-          clips:Annotated[int | None, typer.Option('--clips', min=1, # number of clips
+          clips:Annotated[int|None, typer.Option('--clips', min=1, # number of clips
                           help='How many word clips (default 6,000).')]=None,
-          words:Annotated[str | None, typer.Option('--words', metavar='W,…', # comma-separated words
+          words:Annotated[str|None, typer.Option('--words', metavar='W,…', # comma-separated words
                           help='Words, separated by commas (default: the 30 of Speech Commands v0.01).')]=None,
-          counts:Annotated[str | None, typer.Option('--counts', metavar='v0.01', # a published corpus's shape
+          counts:Annotated[str|None, typer.Option('--counts', metavar='v0.01', # a published corpus's shape
                            help="Write exactly Speech Commands v0.01's numbers of clips "
                            'per word (64,727 files).')]=None,
           seed:Seed=0, # of the speakers, the clips and the noise
           as_json:AsJson=False, # machine-readable output
-          ) -> None:
+          )->None:
     "Write a synthetic corpus: words spoken by many synthetic speakers, in Speech Commands layout."
     from kwspot.synth import WORDS, make_corpus
     if clips and counts: raise typer.BadParameter('--counts says how many clips there are; leave --clips out')
@@ -165,9 +165,9 @@ def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpu
     _show(_corpus_facts(folder, index), as_json, _say_corpus)
 
 # %% ../nbs/80_cli.ipynb #1efbebe4
-def _corpus_facts(folder:str | Path, # the corpus
-                  index,       # its index, a DataFrame
-                  ) -> dict:
+def _corpus_facts(folder:str|Path, # the corpus
+                  index, # its index, a DataFrame
+                  )->dict:
     "The numbers that describe a corpus in one line."
     from kwspot.corpus import NOISE
     clips = index[index.word != NOISE]
@@ -177,7 +177,7 @@ def _corpus_facts(folder:str | Path, # the corpus
 
 # %% ../nbs/80_cli.ipynb #c035b81c
 def _say_corpus(facts:dict, # what `_corpus_facts` returns
-                ) -> None:
+                )->None:
     "The same for people."
     splits = ', '.join(f'{n:,} {split}' for split, n in facts['splits'].items())
     by = f"{facts['n_speakers']:,} speakers" if facts['n_speakers'] else 'people who are not named'
@@ -190,12 +190,12 @@ def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', # which
                             help='A version of Speech Commands, or any name with --url.')],
           folder:Annotated[Path, typer.Argument(metavar='DIR', # destination
                            help='Where the archive and the corpus go.')],
-          url:Annotated[str | None, typer.Option('--url', # other source
+          url:Annotated[str|None, typer.Option('--url', # other source
                         help='An archive of the same layout.')]=None,
-          sha256:Annotated[str | None, typer.Option('--sha256', metavar='HEX', # its checksum
+          sha256:Annotated[str|None, typer.Option('--sha256', metavar='HEX', # its checksum
                            help="That archive's checksum.")]=None,
           as_json:AsJson=False, # machine-readable output
-          ) -> None:
+          )->None:
     "Download, verify and unpack Speech Commands, or an archive of the same layout; run again to resume."
     from kwspot import corpus
     unpacked = corpus.fetch(version, folder, url=url, sha256=sha256)
@@ -204,11 +204,11 @@ def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', # which
 # %% ../nbs/80_cli.ipynb #1286c2bf
 @app.command()
 def audit(folder:CorpusFolder, # the corpus
-          out:Annotated[str | None, typer.Option('--out', metavar='FILE', # table, page or folder
+          out:Annotated[str|None, typer.Option('--out', metavar='FILE', # table, page or folder
                         help='Write one row a clip (.parquet, .csv; with / at the end, a folder of Parquet in '
                         'parts), or a page with charts and players (.html); with --apply the folder of the '
                         'cleaned copy.')]=None,
-          apply:Annotated[Path | None, typer.Option('--apply', metavar='DECISIONS', # decisions
+          apply:Annotated[Path|None, typer.Option('--apply', metavar='DECISIONS', # decisions
                           help='A CSV file of decisions: write a cleaned copy to --out instead of auditing.')]=None,
           labels:Annotated[bool, typer.Option('--labels', # wrong labels
                            help='Judge the labels too: models are trained on two thirds of the speakers and asked '
@@ -216,15 +216,15 @@ def audit(folder:CorpusFolder, # the corpus
           label_model:Annotated[str, typer.Option('--label-model', metavar='NAME', # judge
                                 help='Who judges them: an architecture, or ridge, '
                                 'a rough judge in seconds.')]='kwspot-s',
-          seconds:Annotated[float | None, typer.Option('--seconds', metavar='S', min=.05, # right length
+          seconds:Annotated[float|None, typer.Option('--seconds', metavar='S', min=.05, # right length
                             help='The length that is right; 1 where nothing is said.', show_default=False)]=None,
-          limit:Annotated[list[str] | None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
+          limit:Annotated[list[str]|None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
                           help='Move a limit, as in --limit snr_db=10; may be repeated; a wrong name lists all.',
                           show_default=False)]=None,
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           cluster:Cluster=None, # who does the work
           as_json:AsJson=False, # machine-readable output
-          ) -> None:
+          )->None:
     "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
     from kwspot import anomaly, corpus
     from kwspot.report import check_place
@@ -246,19 +246,19 @@ def audit(folder:CorpusFolder, # the corpus
     _show(json.loads(json.dumps(result, default=_plain)), as_json, _say_audit)
 
 # %% ../nbs/80_cli.ipynb #40ca6b32
-def _in_samples(seconds:float | None, # None: nothing was asked for
-                index,                # of the corpus
-                ) -> int | None: # at the commonest rate
+def _in_samples(seconds:float|None, # None: nothing was asked for
+                index, # of the corpus
+                )->int|None: # at the commonest rate
     "A length in samples."
     rates = index['sample_rate'][index['sample_rate'] > 0]
     return None if seconds is None or rates.empty else round(seconds * rates.mode().iloc[0])
 
 # %% ../nbs/80_cli.ipynb #0e519fe1
-def _judge_labels(table,     # the audit
-                  index,     # of the corpus
+def _judge_labels(table, # the audit
+                  index, # of the corpus
                   model:str, # who judges
-                  limits,    # of the audit
-                  ) -> tuple[object, list[dict]]: # the audit with wrong_label found; the 20 most doubtful clips
+                  limits, # of the audit
+                  )->tuple[object, list[dict]]: # the audit with wrong_label found; the 20 most doubtful clips
     "Judge the labels of a corpus."
     from kwspot import labels
     from kwspot.anomaly import clip_names
@@ -268,9 +268,9 @@ def _judge_labels(table,     # the audit
     return labels.add_labels(table, issues, limits=limits), shown.to_dict('records')
 
 # %% ../nbs/80_cli.ipynb #111b04bf
-def _write_audit(table,   # the audit
+def _write_audit(table, # the audit
                  out:str, # a file, a URL, or a folder with / at the end
-                 ) -> None:
+                 )->None:
     "Write an audit to wherever it shall go, whole or not at all."
     from kwspot.review import write_findings
     from kwspot.storage import writing
@@ -281,12 +281,12 @@ def _write_audit(table,   # the audit
     with writing(out) as part: write_findings(table, part)
 
 # %% ../nbs/80_cli.ipynb #1efaf858
-def _apply(folder:str,        # the corpus
-           decisions:Path,    # a CSV file
-           out:Path | None,   # where the cleaned copy goes
-           speaker_pattern,   # where the name holds the speaker
-           as_json:bool,      # the user's choice
-           ) -> None:
+def _apply(folder:str, # the corpus
+           decisions:Path, # a CSV file
+           out:Path|None, # where the cleaned copy goes
+           speaker_pattern, # where the name holds the speaker
+           as_json:bool, # the user's choice
+           )->None:
     "Write the cleaned copy and say what became of the clips."
     from kwspot import corpus
     from kwspot.decisions import read_decisions, there_and_gone, write_clean
@@ -301,7 +301,7 @@ def _apply(folder:str,        # the corpus
 
 # %% ../nbs/80_cli.ipynb #311ec545
 def _say_applied(result:dict, # what `audit --apply --json` prints
-                 ) -> None:
+                 )->None:
     "The same for people."
     told = ', '.join(f'{n:,} {action}' for action, n in result['decisions'].items()) or 'none'
     gone = f"; {result['n_gone']:,} about clips that are gone" if result['n_gone'] else ''
@@ -309,13 +309,13 @@ def _say_applied(result:dict, # what `audit --apply --json` prints
 
 # %% ../nbs/80_cli.ipynb #3ec976e0
 def _plain(value, # a NumPy scalar or a path
-           ) -> object:
+           )->object:
     "What `json` cannot write, as what it can."
     return value.item() if hasattr(value, 'item') else str(value)
 
 # %% ../nbs/80_cli.ipynb #2e17c13d
 def _say_audit(result:dict, # what `audit --json` prints
-               ) -> None:
+               )->None:
     "The summary of an audit for people."
     _say_corpus(result)
     rows = [(f['finding'], f"{f['n_clips']:,}", f"{f['percent']:.2f}", f['example'])
@@ -342,7 +342,7 @@ def pack(folder:CorpusFolder, # the corpus
          decisions:Decisions=None, # to honour
          cluster:Cluster=None, # who does the work
          as_json:AsJson=False, # machine-readable output
-         ) -> None:
+         )->None:
     "Read every clip once, into one file or shards from which `train` and `evaluate` read; what is there is kept."
     from kwspot import corpus, preprocessing, shards as pieces
     from kwspot.storage import is_url
@@ -356,7 +356,7 @@ def pack(folder:CorpusFolder, # the corpus
 
 # %% ../nbs/80_cli.ipynb #ce59d3a4
 def _say_pack(facts:dict, # what `pack --json` prints
-              ) -> None:
+              )->None:
     "The same for people."
     files = f"{facts['shards']} shard{'s'[:facts['shards'] > 1]}" if facts['shards'] else 'one file'
     left_out = f"; {facts['unreadable']:,} unreadable clips are silence in it" if facts['unreadable'] else ''
@@ -369,11 +369,11 @@ def train(folder:CorpusFolder, # the corpus
                         help='The run folder; an unfinished run there is resumed.')],
           task:Annotated[str, typer.Option('--task', metavar='T', # what to tell apart
                          help='words, kaggle12, or words separated by commas (plus unknown and silence).')]='words',
-          model:Annotated[str | None, typer.Option('--model', metavar='NAME', # architecture
+          model:Annotated[str|None, typer.Option('--model', metavar='NAME', # architecture
                           help="An architecture (default: the recipe's).")]=None,
           recipe:Annotated[str, typer.Option('--recipe', metavar='NAME', # how to train
                            help='reference, quick, best or stream.')]='quick',
-          epochs:Annotated[int | None, typer.Option('--epochs', metavar='N', min=1, # length
+          epochs:Annotated[int|None, typer.Option('--epochs', metavar='N', min=1, # length
                            help="Instead of the recipe's.")]=None,
           seed:Seed=0, # of weights, order and augmentation
           seeds:Annotated[int, typer.Option('--seeds', metavar='N', min=1, # runs
@@ -382,7 +382,7 @@ def train(folder:CorpusFolder, # the corpus
           decisions:Decisions=None, # to honour
           cluster:Cluster=None, # who packs the corpus, and trains the runs of --seeds
           as_json:AsJson=False, # machine-readable output
-          ) -> None:
+          )->None:
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
     how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, speaker_pattern=speaker_pattern,
@@ -391,11 +391,11 @@ def train(folder:CorpusFolder, # the corpus
     _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
 
 # %% ../nbs/80_cli.ipynb #f151b11c
-def _train_seeds(folder:str,  # the corpus
-                 out:Path,    # folder of run folders
+def _train_seeds(folder:str, # the corpus
+                 out:Path, # folder of run folders
                  seeds:range, # of the runs
-                 how:dict,    # further arguments of `training.train`
-                 ) -> dict:
+                 how:dict, # further arguments of `training.train`
+                 )->dict:
     "Several runs that differ in nothing but their seed."
     from kwspot import training
     runs = training.train_seeds(folder, out, seeds=list(seeds), **how)
@@ -405,20 +405,20 @@ def _train_seeds(folder:str,  # the corpus
 
 
 def _say_seeds(facts:dict, # what `train --seeds --json` prints
-               ) -> None:
+               )->None:
     "The same for people."
     each = ', '.join(f'{value:.2%}' for value in facts['valid_accuracy'].values())
     print(f"{facts['out']}: accuracy on the validation speakers {facts['mean']:.2%} ± {facts['std']:.2%} ({each})")
 
 # %% ../nbs/80_cli.ipynb #5967b0ef
 def _run_facts(run, # a training.Run
-               ) -> dict:
+               )->dict:
     "What a run folder says of itself."
     return dict(json.loads(json.dumps(run.info, default=_plain)), run=str(run.folder))
 
 # %% ../nbs/80_cli.ipynb #a682c6c8
 def _say_run(facts:dict, # what `train --json` prints
-             ) -> None:
+             )->None:
     "The same for people."
     shown = ', '.join(f'{name} {value:.4f}' for name, value in facts.get('metrics', {}).items()
                       if isinstance(value, float))
@@ -430,12 +430,12 @@ def evaluate(run:RunFolder, # what to judge
              folder:CorpusFolder, # on what
              split:Annotated[str, typer.Option('--split', metavar='test|valid|all', # speakers
                              help='Which speakers.')]='test',
-             report:Annotated[Path | None, typer.Option('--report', metavar='FILE.html', # the page
+             report:Annotated[Path|None, typer.Option('--report', metavar='FILE.html', # the page
                               help='Write one page with everything, and with players for the worst errors; '
                               'it opens offline.')]=None,
-             tables:Annotated[Path | None, typer.Option('--csv', metavar='DIR', # the tables
+             tables:Annotated[Path|None, typer.Option('--csv', metavar='DIR', # the tables
                               help='Write every table as a CSV file.')]=None,
-             against:Annotated[Path | None, typer.Option('--against', metavar='RUN', # other run
+             against:Annotated[Path|None, typer.Option('--against', metavar='RUN', # other run
                                help='Compare with another run.')]=None,
              calibrate:Annotated[bool, typer.Option('--calibrate', # change the run
                                  help='First fit a temperature on the validation speakers and keep it '
@@ -445,7 +445,7 @@ def evaluate(run:RunFolder, # what to judge
              seed:Seed=0, # of the bootstrap
              cluster:Cluster=None, # who does the work
              as_json:AsJson=False, # machine-readable output
-             ) -> None:
+             )->None:
     ("Score a run on the clips of a split, with intervals over speakers. "
      "With --report or --csv also in noise, and timed.")
     if split not in ('train', 'test', 'valid', 'all'):
@@ -471,11 +471,11 @@ def evaluate(run:RunFolder, # what to judge
 
 # %% ../nbs/80_cli.ipynb #162c138f
 def _compare(against:Path, # another run
-             run,          # a training.Run
-             index,        # of the corpus
-             split:str,    # whose clips
-             seed:int,     # of the bootstrap
-             ) -> dict:
+             run, # a training.Run
+             index, # of the corpus
+             split:str, # whose clips
+             seed:int, # of the bootstrap
+             )->dict:
     "The other run first, this one second."
     from kwspot import comparison, training
     found = comparison.compare_runs(training.load_run(against), run, index, split=split, seed=seed)
@@ -483,7 +483,7 @@ def _compare(against:Path, # another run
 
 # %% ../nbs/80_cli.ipynb #0ddff78c
 def _comparison_section(scores:dict, # of a run, perhaps with a comparison
-                        ) -> dict[str, str]: # sections of the report
+                        )->dict[str, str]: # sections of the report
     "The comparison in words."
     import html
     from kwspot.comparison import describe_difference
@@ -494,7 +494,7 @@ def _comparison_section(scores:dict, # of a run, perhaps with a comparison
 
 # %% ../nbs/80_cli.ipynb #abb9b355
 def _say_scores(scores:dict, # what `evaluate --json` prints
-                ) -> None:
+                )->None:
     "The scores for people."
     print(f'Accuracy {describe_accuracy(scores)}')
     calibration = scores['calibration']
@@ -516,11 +516,11 @@ def export(run:RunFolder, # what to ship
                              help='keras, savedmodel, litert, litert-int8, onnx, c (an array '
                              'for microcontrollers), litert-stream (in steps, for streams), '
                              'litert-stream-int8, c-stream; separated by commas.')]='keras,litert',
-           corpus:Annotated[str | None, typer.Option('--corpus', metavar='CORPUS', # to prove on
+           corpus:Annotated[str|None, typer.Option('--corpus', metavar='CORPUS', # to prove on
                             help='Prove on this corpus (default: what the run was trained from, '
                             'as it was packed then).')]=None,
            as_json:AsJson=False, # machine-readable output
-           ) -> None:
+           )->None:
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
     from kwspot import export as exporting
     wanted = exporting.known_formats(_words(formats)) # before TensorFlow is loaded
@@ -531,7 +531,7 @@ def export(run:RunFolder, # what to ship
 
 # %% ../nbs/80_cli.ipynb #625972a1
 def _say_exports(figures:dict, # format -> figures
-                 ) -> None:
+                 )->None:
     "The exports for people."
     _table('', ['format', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms', 'p99 ms'],
            [(name + (f", a step of {f['hop_ms']:g} ms" if 'hop_ms' in f else ''), f"{f['bytes'] / 1e3:,.0f}",
@@ -548,7 +548,7 @@ def spot(run:RunOrExport, # the model
          files:Annotated[list[Path], typer.Argument(metavar='FILE…', # what to listen to
                          help='Short recordings, any rate.')],
          as_json:AsJson=False, # machine-readable output
-         ) -> None:
+         )->None:
     ("Name the word in each short recording, with its probability; "
      "`note` says where the recording makes the answer doubtful.")
     spotter, heard, failed = load_spotter(run), [], 0
@@ -564,13 +564,13 @@ def spot(run:RunOrExport, # the model
 
 # %% ../nbs/80_cli.ipynb #4c791112
 def _say_spotted(result:dict, # what `spot --json` prints
-                 ) -> None:
+                 )->None:
     "A line a file."
     for clip in result['results']: print(f"{clip['word']:<12} {clip['probability']:.3f}  {clip['file']}")
 
 # %% ../nbs/80_cli.ipynb #9683f49a
 def load_spotter(run:Path, # a run folder or an exported file
-                 ) -> Callable[[Path], dict]: # file -> {'word', 'probability'}
+                 )->Callable[[Path], dict]: # file -> {'word', 'probability'}
     "A function that names the word in a file; a run's LiteRT export is preferred: it starts without TensorFlow."
     from kwspot.exported import export_of, load_exported
     run = Path(run)
@@ -581,9 +581,9 @@ def load_spotter(run:Path, # a run folder or an exported file
     return lambda file: _spot_one(model, file)
 
 # %% ../nbs/80_cli.ipynb #f264a04e
-def _spot_one(model,     # has .labels, .sample_rate, .n_samples and .predict(clips)
+def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
               file:Path, # a recording
-              ) -> dict:
+              )->dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
     from kwspot.clip import about_recording, read_recording
     from kwspot.exported import at_temperature, temperature_of
@@ -596,20 +596,20 @@ def _spot_one(model,     # has .labels, .sample_rate, .n_samples and .predict(cl
 # %% ../nbs/80_cli.ipynb #4afa8022
 @app.command()
 def stream(run:RunOrExport, # the model
-           file:Annotated[str | None, typer.Argument(metavar='FILE', # what to listen to
+           file:Annotated[str|None, typer.Argument(metavar='FILE', # what to listen to
                           help='A recording of any length and rate; - reads raw 16-bit mono from stdin, '
                           'at 16 kHz (the rate of the model).')]=None,
            microphone:Annotated[bool, typer.Option('--microphone', # source
                                 help='Listen to the microphone instead (kwspot[microphone]).')]=False,
            chunk_ms:Annotated[int, typer.Option('--chunk-ms', metavar='N', min=1, max=60000, # chunk
                               help='Read so much at a time; the events do not depend on it.')]=500,
-           threshold:Annotated[float | None, typer.Option('--threshold', min=0.01, max=1, # of events
+           threshold:Annotated[float|None, typer.Option('--threshold', min=0.01, max=1, # of events
                                help='Smoothed probability at which a word is reported (default: what --fit kept, '
                                'else 0.65).')]=None,
-           words:Annotated[str | None, typer.Option('--words', metavar='W,…', # keywords
+           words:Annotated[str|None, typer.Option('--words', metavar='W,…', # keywords
                            help="Report only these of the model's words; what else it knows "
                            'counts as other words.')]=None,
-           fit:Annotated[str | None, typer.Option('--fit', metavar='CORPUS', # where a threshold comes from
+           fit:Annotated[str|None, typer.Option('--fit', metavar='CORPUS', # where a threshold comes from
                          help='Instead of listening, choose the threshold on recordings made of the validation '
                          'speakers of CORPUS; it is kept with RUN.')]=None,
            per_hour:Annotated[float, typer.Option('--per-hour', min=0, metavar='N', # wanted
@@ -617,7 +617,7 @@ def stream(run:RunOrExport, # the model
            hours:Annotated[float, typer.Option('--hours', min=0.01, max=100, metavar='N', # to choose on
                            help='With --fit: hours of recordings.')]=2.0,
            as_json:AsJson=False, # machine-readable output
-           ) -> None:
+           )->None:
     "Say which words are heard when in a long recording, on stdin or by the microphone."
     from kwspot import streaming
     sources = sum([file is not None, microphone, fit is not None])
@@ -631,12 +631,12 @@ def stream(run:RunOrExport, # the model
     _listen(streamer, file, microphone, chunk_ms, as_json)
 
 # %% ../nbs/80_cli.ipynb #e49884e5
-def _fit_stream(run:Path,         # run folder
-                folder:str,       # the corpus
-                words:list|None,  # to report
-                per_hour:float,   # false accepts, at most
-                hours:float,      # of recordings
-                ) -> dict: # of `streaming.fit_threshold`, and the run
+def _fit_stream(run:Path, # run folder
+                folder:str, # the corpus
+                words:list|None, # to report
+                per_hour:float, # false accepts, at most
+                hours:float, # of recordings
+                )->dict: # of `streaming.fit_threshold`, and the run
     "Choose a threshold and keep it."
     from kwspot import streaming, training
     training.read_info(run)
@@ -647,19 +647,19 @@ def _fit_stream(run:Path,         # run folder
 
 # %% ../nbs/80_cli.ipynb #46abbc48
 def _say_fit(facts:dict, # what `stream --fit --json` prints
-             ) -> None:
+             )->None:
     "The same for people."
     print(f"threshold {facts['threshold']:.3f}, kept in {facts['run']}: {facts['false_accepts']:.0f} false accepts "
           f"in {facts['hours']:.2f} h of recordings, {facts['miss_rate']:.1%} of {facts['n_words']:.0f} words "
           'missed')
 
 # %% ../nbs/80_cli.ipynb #ebff5791
-def _listen(streamer,          # streaming.Streamer
-            file:str|None,     # recording, - for stdin
-            microphone:bool,   # instead of a file
-            chunk_ms:int,      # read at a time
-            as_json:bool,      # machine-readable output
-            ) -> None:
+def _listen(streamer, # streaming.Streamer
+            file:str|None, # recording, - for stdin
+            microphone:bool, # instead of a file
+            chunk_ms:int, # read at a time
+            as_json:bool, # machine-readable output
+            )->None:
     "Print the events of a source, and what is wrong with it."
     from kwspot import streaming
     settings, events, problem = dict(sample_rate=streamer.sample_rate, chunk_ms=chunk_ms), [], None
@@ -690,14 +690,14 @@ def _listen(streamer,          # streaming.Streamer
 
 # %% ../nbs/80_cli.ipynb #d5cdd921
 @app.command()
-def bench(folder:Annotated[Path | None, typer.Argument(metavar='CORPUS', callback=_on_disk, # corpus
+def bench(folder:Annotated[Path|None, typer.Argument(metavar='CORPUS', callback=_on_disk, # corpus
                            help='A corpus of WAV files (default: synthetic clips).')]=None,
           clips:Annotated[int, typer.Option('--clips', min=20, # number
                           help='How many clips to synthesise where there is no CORPUS.')]=6000,
           memory:Annotated[bool, typer.Option('--memory', # what
                            help='Measure the peak memory of packing and training on CORPUS instead.')]=False,
           as_json:AsJson=False, # machine-readable output
-          ) -> None:
+          )->None:
     "The project's speeds beside its peers', in one run, as ratios."
     from kwspot import bench as benchmark
     if memory:
@@ -711,7 +711,7 @@ def bench(folder:Annotated[Path | None, typer.Argument(metavar='CORPUS', callbac
 
 # %% ../nbs/80_cli.ipynb #fc4916b6
 def _say_bench(result:dict, # what `bench --json` prints
-               ) -> None:
+               )->None:
     "The table for people."
     _table('', ['stage', 'beside', 'kwspot clips/s', 'peer clips/s', 'ratio'],
            [(r['stage'], r['peer'], f"{r['kwspot']:,}", f"{r['other']:,}", f"{r['ratio']:.2f}")
@@ -727,7 +727,7 @@ def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', # folder
                           help='Length of the training.')]=18,
          seed:Seed=0, # of everything
          as_json:AsJson=False, # machine-readable output
-         ) -> None:
+         )->None:
     ("The main job on the embedded corpus: "
      "synthesise, audit, pack, train, evaluate on unseen speakers, export, spot a word.")
     started = time.perf_counter()
@@ -737,18 +737,18 @@ def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', # folder
 
 # %% ../nbs/80_cli.ipynb #df9af534
 def _stage_on_terminal(text:str, # what begins now
-                       ) -> None:
+                       )->None:
     "Say on stderr which stage begins, if somebody is watching."
     if sys.stderr.isatty(): print(f'> {text}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #86a4a400
-def run_demo(out:Path,             # a folder; what an earlier demo left there is used again
+def run_demo(out:Path, # a folder; what an earlier demo left there is used again
              *,
-             n_clips:int=8_000,    # word clips to synthesise
-             epochs:int=18,        # length of the training, for five minutes in all on two cores
-             seed:int=0,           # of the corpus and of the training
+             n_clips:int=8_000, # word clips to synthesise
+             epochs:int=18, # length of the training, for five minutes in all on two cores
+             seed:int=0, # of the corpus and of the training
              say:Callable[[str], None]=lambda text: None, # told what begins
-             ) -> dict:            # the report, ready for JSON
+             )->dict: # the report, ready for JSON
     "Go the whole way on the embedded corpus; every step is one call into the chapter that explains it."
     from kwspot import anomaly, corpus, synth
     folder, run_folder = out / 'corpus', out / 'run'
@@ -770,13 +770,13 @@ def run_demo(out:Path,             # a folder; what an earlier demo left there i
                 files=dict(corpus=str(folder), audit=str(out / 'audit.csv'), run=str(run_folder)))
 
 # %% ../nbs/80_cli.ipynb #ca98285d
-def _demo_model(index,              # of the embedded corpus
-                run_folder:Path,    # where the run goes
+def _demo_model(index, # of the embedded corpus
+                run_folder:Path, # where the run goes
                 *,
-                epochs:int,         # length of the training
-                seed:int,           # of the training
+                epochs:int, # length of the training
+                seed:int, # of the training
                 say:Callable[[str], None], # told what begins
-                ) -> dict:
+                )->dict:
     "Train, evaluate on the test speakers, export, and spot one word of theirs with the exported file."
     from kwspot import evaluation, training
     from kwspot import export as exporting
@@ -796,7 +796,7 @@ def _demo_model(index,              # of the embedded corpus
 
 # %% ../nbs/80_cli.ipynb #fc86a681
 def _say_demo(report:dict, # what `demo --json` prints
-              ) -> None:
+              )->None:
     "The report at the end of the demo."
     heard, exports = report['spotted'], report['exports']
     findings = ', '.join(f'{n:,} {name}' for name, n in report['findings'].items()) or 'nothing found'
@@ -817,34 +817,34 @@ def _say_demo(report:dict, # what `demo --json` prints
 
 # %% ../nbs/80_cli.ipynb #75ee82b3
 def _one_line(error:BaseException, # what was raised
-              ) -> str:
+              )->str:
     "An error as one line."
     if isinstance(error, OSError) and error.strerror:
         return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     return ' '.join(str(error).split()) or type(error).__name__
 
 # %% ../nbs/80_cli.ipynb #21c5de2e
-def _warn_in_one_line(message, category, filename, lineno, file=None, line=None) -> None:
+def _warn_in_one_line(message, category, filename, lineno, file=None, line=None)->None:
     "Warnings as one line on stderr; libraries' own deprecation notices are not for users."
     if issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)): return
     print(f'kwspot: note: {_one_line(message)}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #cfee5255
-def _end(number:int, frame:object) -> None:
+def _end(number:int, frame:object)->None:
     "End the program; asked twice, as by `timeout`, it is still tidying up."
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
-def _heed_signals() -> None:
+def _heed_signals()->None:
     "Tidy up when asked to end by a signal that nobody else has taken."
     if threading.current_thread() is not threading.main_thread(): return
     for number in {getattr(signal, name, signal.SIGINT) for name in ('SIGTERM', 'SIGHUP')}: # Windows has no SIGHUP
         if signal.getsignal(number) is signal.SIG_DFL: signal.signal(number, _end)
 
 # %% ../nbs/80_cli.ipynb #a7252225
-def main(args:list[str] | None=None, # instead of the command line's
-         ) -> None:
+def main(args:list[str]|None=None, # instead of the command line's
+         )->None:
     "The entry point: run a command, and turn what it refuses into one line and exit status 1."
     warnings.showwarning = _warn_in_one_line
     _heed_signals()

@@ -16,8 +16,8 @@ import numpy as np
 
 # %% ../nbs/35_clip.ipynb #bd7c74b1
 def sixteen_bits(
-    file: Path,        # any file
-) -> tuple[np.ndarray, int] | None: # (n, channels) int16, Hz
+    file:Path, # any file
+)->tuple[np.ndarray, int]|None: # (n, channels) int16, Hz
     "Samples and rate of a whole 16-bit WAV or FLAC file; None for any other file."
     import wave
     if file.suffix.lower() == '.flac' and importlib.util.find_spec('soundfile'):
@@ -34,9 +34,9 @@ def sixteen_bits(
 
 
 def light_clip(
-    file: Path,        # any file
-    sample_rate: int,  # wanted, Hz
-) -> np.ndarray | None: # (n,) int16
+    file:Path, # any file
+    sample_rate:int, # wanted, Hz
+)->np.ndarray|None: # (n,) int16
     "What `corpus.read_clip` gives for a whole 16-bit WAV or FLAC file; None for any other file."
     if (found := sixteen_bits(file)) is None: return None
     samples, rate = found
@@ -49,9 +49,9 @@ def light_clip(
 
 # %% ../nbs/35_clip.ipynb #6ffc277f
 def loudest_start(
-    clip: np.ndarray,  # (n,) int16 or float
-    n_samples: int,    # of a window, at most n
-) -> int:              # number of the window's first sample
+    clip:np.ndarray, # (n,) int16 or float
+    n_samples:int, # of a window, at most n
+)->int: # number of the window's first sample
     """Where the middle one of the windows begins that hold at least 99 % of the energy of the loudest; the mean
     is no energy."""
     total = np.cumsum((clip.astype(np.float64) - clip.mean()) ** 2)
@@ -65,9 +65,9 @@ def loudest_start(
 
 
 def loudest_part(
-    clip: np.ndarray,  # (n,) int16 or float
-    n_samples: int,    # wanted
-) -> np.ndarray:       # (n_samples,) or shorter
+    clip:np.ndarray, # (n,) int16 or float
+    n_samples:int, # wanted
+)->np.ndarray: # (n_samples,) or shorter
     "The window of a long clip that holds the word: the loudest. A clip of `n_samples` or less as it is."
     if len(clip) <= n_samples: return clip
     start = loudest_start(clip, n_samples)
@@ -75,11 +75,11 @@ def loudest_part(
 
 
 def read_recording(
-    file: str | Path,       # WAV or FLAC, of any rate and length
+    file:str|Path, # WAV or FLAC, of any rate and length
     *,
-    sample_rate: int = 16000, # wanted, Hz
-    n_samples: int = 16000,   # wanted
-) -> np.ndarray:              # (n_samples,) int16
+    sample_rate:int=16000, # wanted, Hz
+    n_samples:int=16000, # wanted
+)->np.ndarray: # (n_samples,) int16
     """A recording as a clip, padded or cut around its loudest part. `corpus.ClipError` where there are no
     samples that are numbers."""
     clip = light_clip(Path(file), sample_rate)
@@ -92,10 +92,10 @@ def read_recording(
 
 # %% ../nbs/35_clip.ipynb #215f1411
 def as_waveforms(
-    clips: np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
+    clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
     *,
-    error: type[ValueError] = ValueError, # raised
-) -> np.ndarray:       # (n, n_samples) float32 in [-1, 1]
+    error:type[ValueError]=ValueError, # raised
+)->np.ndarray: # (n, n_samples) float32 in [-1, 1]
     "Samples as the models take them. `error` for other types, and for samples that are not numbers."
     if clips.dtype != np.int16 and clips.dtype.kind != 'f':
         raise error(f'clips must be int16, or float in [-1, 1], not {clips.dtype}')
@@ -105,12 +105,12 @@ def as_waveforms(
 
 
 def waveform_batches(
-    clips: np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
-    n_samples: int,    # of a clip, as the model has it
-    batch_size: int = 256, # clips at a time
+    clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
+    n_samples:int, # of a clip, as the model has it
+    batch_size:int=256, # clips at a time
     *,
-    error: type[ValueError] = ValueError, # raised
-) -> Iterator[np.ndarray]: # (batch_size, n_samples) or fewer, float32 in [-1, 1]
+    error:type[ValueError]=ValueError, # raised
+)->Iterator[np.ndarray]: # (batch_size, n_samples) or fewer, float32 in [-1, 1]
     "All clips as the models take them. `error` for another shape, and as `as_waveforms` has it."
     clips = np.asarray(clips)
     if clips.ndim != 2 or clips.shape[1] != n_samples:
@@ -119,8 +119,8 @@ def waveform_batches(
 
 # %% ../nbs/35_clip.ipynb #a6cbb2c0
 def about_recording(
-    clip: np.ndarray, # (n_samples,) int16
-) -> str:
+    clip:np.ndarray, # (n_samples,) int16
+)->str:
     "What makes an answer to this clip doubtful, in a few words; '' if nothing does."
     if not clip.any(): return 'holds nothing but zeros: the answer means nothing'
     heard = np.flatnonzero(clip)

@@ -85,8 +85,8 @@ def describe_difference(
 
 # %% ../nbs/65_comparison.ipynb #b7c62962
 def paired_answers(
-    first: object, # a training.Run, or anything with `labels`, `info` and `predict`
-    second: object, # the other one
+    first:object, # a training.Run, or anything with `labels`, `info` and `predict`
+    second:object, # the other one
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # whose clips
@@ -104,8 +104,8 @@ def paired_answers(
 
 # %% ../nbs/65_comparison.ipynb #b730ba9a
 def compare_runs(
-    first: object, # a training.Run, or anything with `labels`, `info` and `predict`
-    second: object, # the other one
+    first:object, # a training.Run, or anything with `labels`, `info` and `predict`
+    second:object, # the other one
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # whose clips

@@ -43,7 +43,7 @@ def check_decision(
     clip:str, # 'word/file name'
     action:str, # one of ACTIONS
     value:str='', # the word, or the seconds
-) -> None:
+)->None:
     "`CorpusError` unless the decision makes sense."
     if not re.fullmatch(r'[^/\\]+/[^/\\]+', clip) or {'.', '..'} & set(clip.split('/')):
         raise CorpusError(f'clip {clip!r}: write word/file name')
@@ -154,7 +154,7 @@ def write_wav(
     path:str|os.PathLike, # the file
     clip:np.ndarray, # (n_samples,) mono, int16
     sample_rate:int, # Hz
-) -> None:
+)->None:
     "A canonical 16-bit WAV file."
     Path(path).write_bytes(pcm_wav(clip, sample_rate))
 

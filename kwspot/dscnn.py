@@ -13,9 +13,9 @@ from .modelling import normalised, register
 
 # %% ../nbs/42_dscnn.ipynb #362d0fba
 def separable_block(
-    x: keras.KerasTensor,                # (batch, frames, bins, channels)
-    channels: int,    # output channels
-):                    # (batch, frames, bins, channels)
+    x:keras.KerasTensor, # (batch, frames, bins, channels)
+    channels:int, # output channels
+): # (batch, frames, bins, channels)
     "A depthwise convolution of 3 × 3 and a pointwise one, each with bias, normalisation and ReLU."
     x = normalised(keras.layers.DepthwiseConv2D(3, padding='same')(x))
     return normalised(keras.layers.Conv2D(channels, 1)(x))
@@ -27,13 +27,13 @@ PAPER = 'Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, 2017; B
 @register('ds-cnn', paper=PAPER,
           frontend=('MFCC', {'n_mfcc': 10, 'n_mels': 40, 'window_ms': 30.0, 'step_ms': 20.0}))
 def ds_cnn(
-    features: keras.KerasTensor,                  # (batch, 49, 10, 1) MFCCs
-    n_classes: int,            # outputs
+    features:keras.KerasTensor, # (batch, 49, 10, 1) MFCCs
+    n_classes:int, # outputs
     *,
-    channels: int = 64,        # of every convolution
-    blocks: int = 4,           # depthwise separable ones
-    dropout: float = 0.4,      # before the mean; half of it after the first convolution
-):                             # (batch, n_classes) probabilities
+    channels:int=64, # of every convolution
+    blocks:int=4, # depthwise separable ones
+    dropout:float=0.4, # before the mean; half of it after the first convolution
+): # (batch, n_classes) probabilities
     "The depthwise separable CNN as in MLPerf Tiny."
     x = normalised(keras.layers.Conv2D(channels, (10, 4), strides=2, padding='same')(features))
     x = keras.layers.Dropout(dropout / 2)(x)

@@ -334,7 +334,7 @@ def _some(words):
 
 
 def run_labels(
-    run: Any, # a training.Run, or anything with `labels`
+    run:Any, # a training.Run, or anything with `labels`
 )->tuple[str, ...]: # as many as the model has outputs
     "The labels of a run. `CorpusError` when it has none or one twice."
     try: labels = tuple(map(str, run.labels))
@@ -349,7 +349,7 @@ def run_labels(
 
 # %% ../nbs/60_evaluation.ipynb #040ea6f4
 def run_task(
-    run: Any, # a training.Run, or anything with `labels` and `info`
+    run:Any, # a training.Run, or anything with `labels` and `info`
 )->Task:
     "The task of a run, from its labels."
     labels, spec = run_labels(run), run.info.get('task', 'words')
@@ -359,7 +359,7 @@ def run_task(
 
 # %% ../nbs/60_evaluation.ipynb #5301e0c0
 def select_clips(
-    run: Any, # a training.Run, or anything with `labels` and `info`
+    run:Any, # a training.Run, or anything with `labels` and `info`
     clips:pd.DataFrame, # an index, or the clips of a pack
     *,
     split:str='test', # 'test', 'valid', 'train' or 'all'
@@ -479,7 +479,7 @@ def _n_silence(run, chosen):
 
 # %% ../nbs/60_evaluation.ipynb #d56ee54b
 def predictions(
-    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # 'test', 'valid', 'train' or 'all'
@@ -520,7 +520,7 @@ def predictions(
 
 # %% ../nbs/60_evaluation.ipynb #641363ea
 def score_predictions(
-    run: Any, # a training.Run, or anything with `labels` and `info`
+    run:Any, # a training.Run, or anything with `labels` and `info`
     table:pd.DataFrame, # of `predictions`
     probabilities:np.ndarray, # (n_clips, n_classes) of `predictions`
     *,
@@ -546,7 +546,7 @@ def class_numbers(
 
 # %% ../nbs/60_evaluation.ipynb #a9498123
 def evaluate(
-    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'

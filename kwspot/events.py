@@ -47,7 +47,7 @@ def decision_for(
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
     threshold:float|None=None, # None: as in `decision`
     decision:Decision=Decision(), # all else
-) -> Decision:
+)->Decision:
     """How to decide where only some words are wanted, or another threshold. `StreamError` for a word that the model
     does not know."""
     if threshold is not None:
@@ -79,7 +79,7 @@ class Smoother:
 
     def push(self,
         rows:np.ndarray, # (n_rows, n_columns)
-    ) -> np.ndarray: # (n_rows, n_columns) float64
+    )->np.ndarray: # (n_rows, n_columns) float64
         "The mean of each row and of those before it."
         means = np.empty(rows.shape)
         for row, mean in zip(rows, means): # what comes in is added, what falls out is taken away
@@ -94,7 +94,7 @@ class Smoother:
 def smoothed(
     answers:Answers, # from `answers_to`
     n:int, # how many answers are averaged
-) -> Answers:
+)->Answers:
     "The means that a `Decider` judges: over the last `n` answers, zeros before the first."
     return Answers(answers.times, Smoother(n, answers.probabilities.shape[1]).push(answers.probabilities))
 
@@ -112,21 +112,21 @@ class Decider:
                                     for label in labels])
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self)->None:
         "Begin a new stream."
         self._smoother = Smoother(self.n_smooth, len(self.labels))
         self._armed, self._quiet_until = np.ones(len(self.labels), bool), -math.inf
 
     def push(self,
         answers:Answers, # the next ones
-    ) -> list[Event]:
+    )->list[Event]:
         "The events that these answers make."
         return self.decide(answers.times, self._smoother.push(answers.probabilities)) if len(answers.times) else []
 
     def decide(self,
         times:np.ndarray, # (n,) s
         smooth:np.ndarray, # (n, n_classes) means of a `Smoother`
-    ) -> list[Event]:
+    )->list[Event]:
         "The events that these means make."
         high, events, done = smooth >= self._threshold, [], 0
         for row in np.flatnonzero(high.any(axis=1)) if np.count_nonzero(high) else (): # else nothing to decide
@@ -157,7 +157,7 @@ def plot_answers(
     *,
     between:tuple[float, float]=(0., 30.), # s
     ignored:Sequence[str]=('unknown', 'silence'), # labels that are not drawn
-) -> Any: # matplotlib Figure
+)->Any: # matplotlib Figure
     "Probabilities over time, what was said, and what was reported."
     import matplotlib.pyplot as plt
     shown = (answers.times >= between[0]) & (answers.times < between[1])

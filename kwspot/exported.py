@@ -36,10 +36,10 @@ class Exported(HasFacts):
     run: Callable     # (n, n_samples) float32 -> (n, n_classes) float32
 
     def predict(self,
-        clips: np.ndarray,      # (n, n_samples) int16, or float in [-1, 1]
+        clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
         *,
-        batch_size: int = 256,  # clips at a time
-    ) -> np.ndarray:            # (n, n_classes) float32
+        batch_size:int=256, # clips at a time
+    )->np.ndarray: # (n, n_classes) float32
         """The probability of each label for each clip, as the model gives it. `ExportError` for clips of
         another shape, or that are not numbers."""
         parts = [self.run(batch) for batch in waveform_batches(clips, self.n_samples, batch_size, error=ExportError)]
@@ -47,9 +47,9 @@ class Exported(HasFacts):
 
 # %% ../nbs/69_exported.ipynb #79f2287e
 def litert_function(
-    content: bytes,  # a LiteRT model
-    n_threads: int,  # of the runtime
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    content:bytes, # a LiteRT model
+    n_threads:int, # of the runtime
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A LiteRT model as a function."
     if importlib.util.find_spec('ai_edge_litert'):
         from ai_edge_litert.interpreter import Interpreter
@@ -69,20 +69,20 @@ def litert_function(
 
 
 def run_litert(
-    file: Path,      # as `write_litert` writes it
-    facts: Mapping,  # that came with it
-    n_threads: int,  # of the runtime
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    file:Path, # as `write_litert` writes it
+    facts:Mapping, # that came with it
+    n_threads:int, # of the runtime
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A LiteRT file as a function; one in steps hears each clip as a stream of its own and gives its last answer."
     content = unsealed(file.read_bytes(), facts, file)
     return steps_function(content, facts, file) if 'steps' in facts else litert_function(content, n_threads)
 
 
 def steps_function(
-    content: bytes,  # a LiteRT model in steps
-    facts: Mapping,  # that go with it
-    file: Path,      # where it comes from
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    content:bytes, # a LiteRT model in steps
+    facts:Mapping, # that go with it
+    file:Path, # where it comes from
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A LiteRT model in steps as a function: each clip is a stream of its own, and its last answer counts."
     from kwspot.streaming import StreamError, answers_to, litert_steps
     try: steps = litert_steps(content, facts, file)
@@ -92,8 +92,8 @@ def steps_function(
 
 # %% ../nbs/69_exported.ipynb #615a2ff5
 def c_facts(
-    folder: Path,    # as `write_c` writes it
-) -> dict:
+    folder:Path, # as `write_c` writes it
+)->dict:
     "The facts in the first line of the C++ source."
     with open(folder / 'kwspot_model.cc', encoding='utf-8', errors='replace') as text: line = text.readline()
     try: return check_facts(json.loads(line.removeprefix('//')), folder)
@@ -103,23 +103,23 @@ def c_facts(
 
 
 def is_c(
-    path: Path,      # any
-) -> bool:
+    path:Path, # any
+)->bool:
     "Whether this is a folder with a model as C++ source."
     return (path / 'kwspot_model.cc').is_file()
 
 
 def facts_of(
-    path: Path,      # a LiteRT file, or a folder with one as C++ source
-) -> dict:
+    path:Path, # a LiteRT file, or a folder with one as C++ source
+)->dict:
     "The facts that go with a LiteRT model."
     return c_facts(path) if is_c(path) else attached_facts(path)
 
 
 def content_of(
-    path: Path,      # a LiteRT file, or a folder with one as C++ source
-    facts: Mapping,  # that came with it
-) -> bytes:
+    path:Path, # a LiteRT file, or a folder with one as C++ source
+    facts:Mapping, # that came with it
+)->bytes:
     "The LiteRT model in it; `ExportError` where it was changed or cut short."
     if not is_c(path): return unsealed(path.read_bytes(), facts, path)
     rows = (path / 'kwspot_model.cc').read_text(encoding='utf-8', errors='replace').partition('kwspot_model[')[2]
@@ -127,18 +127,18 @@ def content_of(
 
 
 def run_c(
-    folder: Path,    # as `write_c` writes it
-    facts: Mapping,  # that came with it
-    n_threads: int,  # of the runtime
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    folder:Path, # as `write_c` writes it
+    facts:Mapping, # that came with it
+    n_threads:int, # of the runtime
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "The array in C++ source as a function."
     content = content_of(folder, facts)
     return steps_function(content, facts, folder) if 'steps' in facts else litert_function(content, n_threads)
 
 # %% ../nbs/69_exported.ipynb #3d7d456a
 def onnx_facts(
-    file: Path,      # as `write_onnx` writes it
-) -> dict:
+    file:Path, # as `write_onnx` writes it
+)->dict:
     "The facts in an ONNX file; `ExportError` if there are none, or nothing that could read them."
     if importlib.util.find_spec('onnxruntime') is None:
         raise ExportError(f'{file}: needs onnxruntime: pip install "kwspot[onnx]"')
@@ -153,10 +153,10 @@ def onnx_facts(
 
 
 def run_onnx(
-    file: Path,      # as `write_onnx` writes it
-    facts: Mapping,  # not used
-    n_threads: int,  # of the runtime
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    file:Path, # as `write_onnx` writes it
+    facts:Mapping, # not used
+    n_threads:int, # of the runtime
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "An ONNX file as a function."
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -167,10 +167,10 @@ def run_onnx(
 
 # %% ../nbs/69_exported.ipynb #ed8cd2a8
 def run_keras(
-    file: Path,      # as `write_keras` writes it
-    facts: Mapping,  # that came with it
-    n_threads: int,  # not used
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    file:Path, # as `write_keras` writes it
+    facts:Mapping, # that came with it
+    n_threads:int, # not used
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A Keras file as a function."
     from kwspot import modelling # before Keras, which it keeps quiet
     import keras
@@ -183,8 +183,8 @@ def run_keras(
 
 # %% ../nbs/69_exported.ipynb #01c99bd7
 def savedmodel_facts(
-    folder: Path,    # as `write_savedmodel` writes it
-) -> dict:
+    folder:Path, # as `write_savedmodel` writes it
+)->dict:
     "The facts beside a SavedModel; `ExportError` if there are none."
     file = folder / 'assets.extra' / FACTS
     try: return check_facts(json.loads(file.read_text(encoding='utf-8')), folder)
@@ -194,10 +194,10 @@ def savedmodel_facts(
 
 
 def run_savedmodel(
-    folder: Path,    # as `write_savedmodel` writes it
-    facts: Mapping,  # not used
-    n_threads: int,  # not used
-) -> tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
+    folder:Path, # as `write_savedmodel` writes it
+    facts:Mapping, # not used
+    n_threads:int, # not used
+)->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A SavedModel as a function."
     from kwspot.quiet_tensorflow import tensorflow as tf
     with quiet(): model = tf.saved_model.load(str(folder))
@@ -210,16 +210,16 @@ RUNNERS = {'.keras': (attached_facts, run_keras), '.tflite': (attached_facts, ru
 
 
 def model_mark(
-    folder: Path,  # a run folder
-) -> str:
+    folder:Path, # a run folder
+)->str:
     "Tells the run's present model from an earlier one; '' if there is none."
     file = folder / 'model.keras'
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ''
 
 
 def export_of(
-    folder: Path,  # a run folder
-) -> Path | None:
+    folder:Path, # a run folder
+)->Path|None:
     "The LiteRT export of the run's present model, if there is one."
     file = folder / 'export' / FORMATS['litert']
     with contextlib.suppress(ExportError):
@@ -228,8 +228,8 @@ def export_of(
 
 
 def find_exported(
-    path: Path,  # a file, a folder that `export` wrote, or a run folder
-) -> tuple[Path, str]: # the model, and its key in `RUNNERS`
+    path:Path, # a file, a folder that `export` wrote, or a run folder
+)->tuple[Path, str]: # the model, and its key in `RUNNERS`
     "Which model is meant. `ExportError` if there is none."
     if path.name == 'kwspot_model.cc': path = path.parent
     if not path.exists(): raise ExportError(f'{path}: there is no such file; write it with kwspot export')
@@ -245,18 +245,18 @@ def find_exported(
 
 # %% ../nbs/69_exported.ipynb #bd74c5be
 def stored_temperature(
-    folder: Path,  # a run folder, or anything else
-) -> float | None:
+    folder:Path, # a run folder, or anything else
+)->float|None:
     "The temperature in a run folder's run.json; None where there is none."
     try: return json.loads((folder / 'run.json').read_text(encoding='utf-8'))['calibration']['temperature']
     except (OSError, ValueError, KeyError, TypeError): return None
 
 
 def load_exported(
-    path: str | Path,    # anything that `export` wrote, or a run folder with a LiteRT export
+    path:str|Path, # anything that `export` wrote, or a run folder with a LiteRT export
     *,
-    n_threads: int = 1,  # of the runtime
-) -> Exported:
+    n_threads:int=1, # of the runtime
+)->Exported:
     """An exported model, ready to use; `ExportError` for what is no model, is cut short, was changed, or
     carries no labels."""
     own_temperature = {'temperature': stored} if (stored := stored_temperature(Path(path))) else {}
@@ -276,8 +276,8 @@ def load_exported(
 
 # %% ../nbs/69_exported.ipynb #6d9dab4c
 def temperature_of(
-    model: Any,  # Exported, training.Run, or anything with `info`
-) -> float:
+    model:Any, # Exported, training.Run, or anything with `info`
+)->float:
     "The temperature that goes with a model; 1 where none was fitted."
     info = getattr(model, 'info', {})
     found = info.get('temperature') or (info.get('calibration') or {}).get('temperature') or 1.
@@ -285,9 +285,9 @@ def temperature_of(
 
 
 def at_temperature(
-    probabilities: np.ndarray, # (..., n_classes)
-    temperature: float,        # above 0; over 1: less sure
-) -> np.ndarray:               # (..., n_classes)
+    probabilities:np.ndarray, # (..., n_classes)
+    temperature:float, # above 0; over 1: less sure
+)->np.ndarray: # (..., n_classes)
     """What `operating.temper` gives, without SciPy: the powers 1/temperature of the probabilities, which add
     up to 1 again."""
     if temperature == 1: return probabilities
@@ -296,8 +296,8 @@ def at_temperature(
 
 # %% ../nbs/69_exported.ipynb #147eea95
 def calibrated(
-    run: Any,   # training.Run
-) -> dict:         # with the temperature, if one was fitted
+    run:Any, # training.Run
+)->dict: # with the temperature, if one was fitted
     "What an exported file must know of the run's calibration."
     facts = run.info.get('calibration')
     return {'temperature': facts['temperature']} if facts else {}

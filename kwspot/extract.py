@@ -32,7 +32,7 @@ def window_frames(
     step:int, # samples from frame to frame
     start:int, # where in the frame the window begins
     out:np.ndarray, # (n_clips, n_frames, frame) to fill; zero beside the window
-) -> None:
+)->None:
     "Cut clips into frames and multiply each with the window."
     for c in range(out.shape[0]):
         for t in range(out.shape[1]):
@@ -50,7 +50,7 @@ def sum_bands(
     power:float, # of the magnitude
     eps:float, # added to each sum
     out:np.ndarray, # (n_clips, n_frames, n_mels) to fill
-) -> None:
+)->None:
     "Mel bands of the magnitudes of a spectrum."
     magnitude = np.empty(spectrum.shape[2] // 2, out.dtype)
     for c in range(out.shape[0]):
@@ -73,7 +73,7 @@ def scale_bins(
     scale:np.ndarray, # (n_kept,) for each bin that is kept
     eps:float, # added to each
     out:np.ndarray, # (n_clips, n_frames, n_kept) to fill
-) -> None:
+)->None:
     "Scaled power of the first bins of a spectrum."
     for c in range(out.shape[0]):
         for t in range(out.shape[1]):
@@ -119,7 +119,7 @@ class BatchTransform(_BatchPlan):
     "Features of batches of equally long clips, fast; one object for each thread."
     def __call__(self,
         clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]; n at most `batch_size`
-    ) -> np.ndarray: # (n, n_frames, n_features); overwritten by the next call
+    )->np.ndarray: # (n, n_frames, n_features); overwritten by the next call
         "The features of up to `batch_size` clips. `ValueError` for more, or for another length."
         if len(clips) > self.batch_size or clips.shape[1:] != (self.n_samples,):
             raise ValueError(f'clips of shape {clips.shape}: give up to {self.batch_size} of {self.n_samples} '
@@ -182,7 +182,7 @@ def _half_late(n):
 
 def halve_rate(
     clips:np.ndarray, # (n_clips, n_samples) numbers; n_samples a multiple of 4
-) -> np.ndarray: # (n_clips, n_samples // 2) float64
+)->np.ndarray: # (n_clips, n_samples // 2) float64
     "Every clip at half its sample rate, as `scipy.signal.resample` does it."
     half = clips.shape[-1] // 2
     if clips.shape[-1] % 4: raise ValueError(f'clips of {clips.shape[-1]} samples: give a multiple of 4')
@@ -207,7 +207,7 @@ class ReferenceTransform:
 
     def __call__(self,
         clips:np.ndarray, # (n, 16000) int16; n at most `batch_size`
-    ) -> np.ndarray: # (n, 99, 81) float32; overwritten by the next call
+    )->np.ndarray: # (n, 99, 81) float32; overwritten by the next call
         "The features of up to `batch_size` clips."
         return self.spectrogram(halve_rate(clips))
 
@@ -224,7 +224,7 @@ class Extracted:
 
 def open_features(
     folder:str|os.PathLike, # made by `extract`
-) -> Extracted:
+)->Extracted:
     "Open extracted features. `CorpusError` if they are missing or damaged."
     folder = Path(folder)
     try:
@@ -305,7 +305,7 @@ def extract(
     n_workers:int|None=None, # threads; None: one a core
     progress:bool|None=None, # a progress bar; None: only on a terminal
     **options, # keywords of the NumPy function of that name
-) -> Extracted:
+)->Extracted:
     """Write the features of every word clip: features.npy, clips.parquet, features.json. `CorpusError` where
     they cannot be written."""
     out, reference, packed = Path(out), kind == 'reference', isinstance(corpus, Packed)

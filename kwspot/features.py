@@ -23,7 +23,7 @@ def as_samples(
     *,
     scale:float=1., # what full scale becomes: 1 for floats in [-1, 1], 32768 for the raw integers
     dtype:type=np.float64, # float64 or float32
-) -> np.ndarray: # (..., n_samples) of `dtype`, in [-scale, scale]
+)->np.ndarray: # (..., n_samples) of `dtype`, in [-scale, scale]
     "The clip as floating-point samples, the same from int16 and from float. `ValueError` for any other type."
     clip = np.asarray(clip)
     if clip.dtype != np.int16 and clip.dtype.kind != 'f':
@@ -41,7 +41,7 @@ class Framing(NamedTuple):
     def n_frames(self,
         n_samples:int, # length of the clip
         center:bool=False, # whether frames are centred on multiples of the step
-    ) -> int: # whole frames in it
+    )->int: # whole frames in it
         "How many whole frames a clip has."
         if center: n_samples += 2 * (self.frame // 2)
         return max(0, 1 + (n_samples - self.frame) // self.step)
@@ -53,7 +53,7 @@ def framing(
     window_ms:float=30., # length of the window, ms
     step_ms:float=10., # from one frame to the next, ms
     n_fft:int|None=None, # length of the Fourier transform, samples; None: that of the window
-) -> Framing:
+)->Framing:
     "The lengths in samples, rounded as the reference rounds them. `ValueError` where they make no sense."
     window, step = (round(ms * sample_rate / 1000) for ms in (window_ms, step_ms))
     if window < 2 or step < 1:
@@ -68,7 +68,7 @@ def split_frames(
     lengths:Framing, # from `framing`
     *,
     center:bool=False, # pad half a frame of zeros on both sides, as librosa's center=True
-) -> np.ndarray: # (..., n_frames, frame) a view, no copy
+)->np.ndarray: # (..., n_frames, frame) a view, no copy
     "Overlapping frames; a last piece shorter than a frame is left out. `ValueError` if there is not one frame."
     if center:
         half = lengths.frame // 2
@@ -82,7 +82,7 @@ def split_frames(
 @lru_cache(maxsize=32)
 def hann(
     lengths:Framing, # from `framing`
-) -> np.ndarray: # (frame,) float64, read-only
+)->np.ndarray: # (frame,) float64, read-only
     "Periodic Hann window, $\\frac12 - \\frac12\\cos(2\\pi n/N)$, zeros on both sides where the frame is longer."
     window = np.zeros(lengths.frame)
     start = (lengths.frame - lengths.window) // 2
@@ -95,7 +95,7 @@ def hann(
 def power_spectrum(
     frames:np.ndarray, # (..., n_frames, frame) float
     window:np.ndarray, # (frame,) from `hann`
-) -> np.ndarray: # (..., n_frames, frame // 2 + 1) of the frames' type
+)->np.ndarray: # (..., n_frames, frame // 2 + 1) of the frames' type
     "$|\\sum_n w_n x_n e^{-2\\pi i k n/N}|^2$ for each frame."
     spectrum = scipy.fft.rfft(frames * window.astype(frames.dtype), axis=-1)
     return spectrum.real ** 2 + spectrum.imag ** 2
@@ -104,7 +104,7 @@ def power_spectrum(
 def fold_frames(
     frames:np.ndarray, # (..., frame)
     lengths:Framing, # from `framing`
-) -> tuple[np.ndarray, np.ndarray]: # both (..., window // 2): sums and differences of mirrored samples
+)->tuple[np.ndarray, np.ndarray]: # both (..., window // 2): sums and differences of mirrored samples
     "Fold frames about the middle of their window; its first sample is left out, where a Hann window is zero."
     half, start = lengths.window // 2, (lengths.frame - lengths.window) // 2
     before = frames[..., start + 1:start + 1 + half]
@@ -116,7 +116,7 @@ def fold_frames(
 def dft_basis(
     lengths:Framing, # from `framing`
     n_bins:int|None=None, # how many bins; None: frame // 2 + 1
-) -> tuple[np.ndarray, np.ndarray]: # cosines and sines, both (window // 2, n_bins) float64
+)->tuple[np.ndarray, np.ndarray]: # cosines and sines, both (window // 2, n_bins) float64
     "The windowed Fourier basis for folded frames: power = (sums @ cosines)² + (differences @ sines)²."
     half, start = lengths.window // 2, (lengths.frame - lengths.window) // 2
     position = np.arange(1, half + 1)
@@ -131,7 +131,7 @@ def dft_basis(
 def density_scale(
     lengths:Framing, # from `framing`
     sample_rate:int, # Hz
-) -> np.ndarray: # (frame // 2 + 1,) float64, read-only; 1/Hz
+)->np.ndarray: # (frame // 2 + 1,) float64, read-only; 1/Hz
     "From power to one-sided spectral density: $1/(f_s \\sum_n w_n^2)$, doubled but for 0 Hz and half the rate."
     scale = np.full(lengths.frame // 2 + 1, 2 / (sample_rate * np.sum(hann(lengths) ** 2)))
     scale[0] /= 2
@@ -144,7 +144,7 @@ def kept_bins(
     lengths:Framing, # from `framing`
     sample_rate:int, # Hz
     max_frequency:float|None, # Hz; None: all
-) -> int: # how many
+)->int: # how many
     "How many bins of the spectrum lie at or below a frequency."
     if max_frequency is None: return lengths.frame // 2 + 1
     if max_frequency < 0: raise ValueError(f'max_frequency={max_frequency} Hz: give 0 or more')
@@ -161,7 +161,7 @@ def log_spectrogram(
     eps:float=1e-10, # added before the logarithm
     scale:float=32768., # full scale; the reference works on the raw integers, and `eps` is relative to them
     dtype:type=np.float64, # of the arithmetic
-) -> np.ndarray: # (..., n_frames, n_bins) float32
+)->np.ndarray: # (..., n_frames, n_bins) float32
     "The reference's spectrogram: natural logarithm of the power spectral density + `eps`, no detrending."
     lengths = framing(sample_rate, window_ms=window_ms, step_ms=step_ms)
     n_bins = kept_bins(lengths, sample_rate, max_frequency)
@@ -175,7 +175,7 @@ def hz_to_mel(
     frequency:np.ndarray|float, # Hz
     *,
     htk:bool=False, # HTK's formula instead of Slaney's
-) -> np.ndarray: # mel
+)->np.ndarray: # mel
     "Slaney's mel scale (linear to 1 kHz, then logarithmic; Auditory Toolbox), or HTK's $2595\\log_{10}(1+f/700)$."
     frequency = np.asarray(frequency, np.float64)
     if htk: return 2595 * np.log10(1 + frequency / 700)
@@ -187,7 +187,7 @@ def mel_to_hz(
     mel:np.ndarray, # mel
     *,
     htk:bool=False, # HTK's formula instead of Slaney's
-) -> np.ndarray: # Hz
+)->np.ndarray: # Hz
     "The inverse of `hz_to_mel`."
     mel = np.asarray(mel, np.float64)
     if htk: return 700 * (10 ** (mel / 2595) - 1)
@@ -204,7 +204,7 @@ def mel_filterbank(
     fmax:float|None=None, # upper edge of the last band, Hz; None: half the sample rate
     htk:bool=False, # HTK's mel formula instead of Slaney's
     norm:str|None='slaney', # 'slaney': every triangle has area 1 over Hz; None: every triangle has height 1
-) -> np.ndarray: # (n_mels, n_fft // 2 + 1) float64, read-only
+)->np.ndarray: # (n_mels, n_fft // 2 + 1) float64, read-only
     "Triangles evenly spaced on the mel scale, as `librosa.filters.mel` has them. `ValueError` for an empty band."
     fmax = sample_rate / 2 if fmax is None else fmax
     if not 0 <= fmin < fmax <= sample_rate / 2:
@@ -241,7 +241,7 @@ def mel_energies(
     power:float=2., # of the magnitude: 2 for energy, 1 for amplitude
     scale:float=1., # full scale
     dtype:type=np.float64, # of the arithmetic
-) -> np.ndarray: # (..., n_frames, n_mels) of `dtype`
+)->np.ndarray: # (..., n_frames, n_mels) of `dtype`
     "The spectrum's magnitude to some power, summed over mel bands, as `librosa.feature.melspectrogram` does."
     lengths = framing(sample_rate, window_ms=window_ms, step_ms=step_ms, n_fft=n_fft)
     frames = split_frames(as_samples(clip, scale=scale, dtype=dtype), lengths, center=center)
@@ -256,7 +256,7 @@ def log_mel(
     *,
     eps:float=1e-6, # added before the logarithm
     **mel, # keywords of `mel_energies`: window_ms, step_ms, n_mels, fmin, fmax, ...
-) -> np.ndarray: # (..., n_frames, n_mels) float32
+)->np.ndarray: # (..., n_frames, n_mels) float32
     "Natural logarithm of the mel energies + `eps`."
     energies = mel_energies(clip, sample_rate, **mel)
     return np.log(energies + energies.dtype.type(eps)).astype(np.float32)
@@ -268,7 +268,7 @@ def dct_matrix(
     n_mels:int, # bands
     *,
     lifter:float=0, # 0: none; else coefficient i is weighted with 1 + lifter/2 sin(pi (i+1)/lifter)
-) -> np.ndarray: # (n_mfcc, n_mels) float64, read-only
+)->np.ndarray: # (n_mfcc, n_mels) float64, read-only
     "Orthonormal DCT-II: $\\sqrt{2/M}\\,\\cos(\\pi i (m + \\frac12)/M)$, row 0 over $\\sqrt2$; not more rows."
     if not 1 <= n_mfcc <= n_mels: raise ValueError(f'n_mfcc={n_mfcc} of {n_mels} mel bands: give 1 to {n_mels}')
     order = np.arange(n_mfcc)[:, None]
@@ -287,7 +287,7 @@ def mfcc(
     lifter:float=0, # see `dct_matrix`
     eps:float=1e-6, # added before the logarithm
     **mel, # keywords of `mel_energies`: window_ms, step_ms, n_mels, fmin, fmax, ...
-) -> np.ndarray: # (..., n_frames, n_mfcc) float32
+)->np.ndarray: # (..., n_frames, n_mfcc) float32
     "The first coefficients of the orthonormal DCT-II of the log-mel bands (natural logarithm, no lower limit)."
     energies = mel_energies(clip, sample_rate, **mel)
     matrix = dct_matrix(n_mfcc, energies.shape[-1], lifter=lifter).astype(energies.dtype)
@@ -300,7 +300,7 @@ def smoothing_coefficient(
     time_constant:float, # s
     sample_rate:int, # Hz
     step:int, # samples from frame to frame
-) -> float: # b, between 0 and 1
+)->float: # b, between 0 and 1
     "$b$ of the smoother $M_t = (1 - b) M_{t-1} + b E_t$ with that time constant (as `librosa.pcen`)."
     frames = time_constant * sample_rate / step
     if frames <= 0: raise ValueError(f'time_constant={time_constant} s: give more than 0')
@@ -316,7 +316,7 @@ def normalise_channels(
     root:float=0.5, # exponent of the compression
     eps:float=1e-6, # keeps the division finite
     state:np.ndarray|float|None=1., # (..., n_mels) the smoother before the first frame; None: that frame's energies
-) -> tuple[np.ndarray, np.ndarray]: # (..., n_frames, n_mels) normalised, (..., n_mels) the smoother at the end
+)->tuple[np.ndarray, np.ndarray]: # (..., n_frames, n_mels) normalised, (..., n_mels) the smoother at the end
     "PCEN, $(E/(\\varepsilon + M)^{g} + \\delta)^{r} - \\delta^{r}$, $M$ smoothed energy (arXiv 1607.05666)."
     if state is None: state = energies[..., 0, :]
     state = np.broadcast_to(np.asarray(state, energies.dtype), energies.shape[:-2] + energies.shape[-1:])
@@ -340,7 +340,7 @@ def pcen(
     power:float=1., # of the magnitude
     scale:float=2. ** 31, # full scale, as librosa advises
     **mel, # further keywords of `mel_energies`: window_ms, n_mels, fmin, fmax, ...
-) -> np.ndarray: # (..., n_frames, n_mels) float32
+)->np.ndarray: # (..., n_frames, n_mels) float32
     "Per-channel energy normalisation of the mel magnitudes, as `librosa.pcen` (which has no `warm_start`)."
     energies = mel_energies(clip, sample_rate, step_ms=step_ms, power=power, scale=scale, **mel)
     b = smoothing_coefficient(time_constant, sample_rate, framing(sample_rate, step_ms=step_ms).step)
@@ -354,7 +354,7 @@ KINDS: dict[str, Callable] = {'log_spectrogram': log_spectrogram, 'log_mel': log
 def parameters(
     kind:str='log_mel', # 'log_spectrogram', 'log_mel', 'mfcc' or 'pcen'
     **options, # keywords of the function of that name
-) -> dict: # every keyword and its value
+)->dict: # every keyword and its value
     "All keywords of a kind of features, with defaults. `ValueError` for an unknown kind, `TypeError` for others."
     if kind not in KINDS: raise ValueError(f'no features named {kind!r}: choose one of {", ".join(KINDS)}')
     given = inspect.signature(KINDS[kind]).parameters
@@ -370,7 +370,7 @@ def feature_framing(
     kind:str='log_mel', # as `parameters` takes it
     sample_rate:int=16000, # Hz
     **options, # keywords of the function of that name
-) -> Framing: # lengths in samples
+)->Framing: # lengths in samples
     "The framing behind a kind of features."
     options = parameters(kind, **options)
     given = {name: options[name] for name in ('window_ms', 'step_ms', 'n_fft') if name in options}
@@ -382,7 +382,7 @@ def feature_shape(
     n_samples:int=16000, # length of the clip
     sample_rate:int=16000, # Hz
     **options, # keywords of the function of that name
-) -> tuple[int, int]: # frames, values a frame
+)->tuple[int, int]: # frames, values a frame
     "The shape of the features of one clip."
     lengths, options = feature_framing(kind, sample_rate, **options), parameters(kind, **options)
     if kind == 'log_spectrogram': width = kept_bins(lengths, sample_rate, options['max_frequency'])
@@ -413,14 +413,14 @@ class StreamingFeatures:
         self.lengths = feature_framing(kind, sample_rate, **options)
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self)->None:
         "Forget everything heard."
         self._waiting = self._edge()
         self._skip, self._state = 0, None if self.options.get('warm_start') else 1.
 
     def push(self,
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
-    ) -> np.ndarray: # (n_new_frames, n_features) float32
+    )->np.ndarray: # (n_new_frames, n_features) float32
         "Take in a chunk and give the frames it completes."
         fresh = as_samples(chunk)
         fresh, self._skip = fresh[self._skip:], max(0, self._skip - len(fresh))
@@ -433,7 +433,7 @@ class StreamingFeatures:
         self._waiting, self._skip = samples[used:], max(0, used - len(samples))
         return self._transform(samples[:used - self.lengths.step + self.lengths.frame])
 
-    def finish(self) -> np.ndarray: # (n_new_frames, n_features) float32
+    def finish(self)->np.ndarray: # (n_new_frames, n_features) float32
         "The frames that reach beyond the end, where frames are centred; then everything is forgotten."
         last = self.push(self._edge())
         self.reset()

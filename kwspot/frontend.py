@@ -16,7 +16,7 @@ from . import features
 
 # %% ../nbs/31_frontend.ipynb #01ab7b60
 def cut_frames(
-    waveform: keras.KerasTensor, # (batch, n_samples) tensor
+    waveform:keras.KerasTensor, # (batch, n_samples) tensor
     lengths:features.Framing, # from `features.framing`
     n_frames:int, # how many
 ): # (batch, n_frames, window) tensor: the part of each frame under the window
@@ -32,7 +32,7 @@ def cut_frames(
 
 # %% ../nbs/31_frontend.ipynb #9775f6dc
 def power_fft(
-    frames: keras.KerasTensor, # (n, window) tensor, float32
+    frames:keras.KerasTensor, # (n, window) tensor, float32
     lengths:features.Framing, # from `features.framing`
     *,
     n_bins:int, # how many bins to keep
@@ -46,7 +46,7 @@ def power_fft(
 
 # %% ../nbs/31_frontend.ipynb #505fb92c
 def power_folded(
-    frames: keras.KerasTensor, # (n, window) tensor, float32
+    frames:keras.KerasTensor, # (n, window) tensor, float32
     lengths:features.Framing, # from `features.framing`
     *,
     n_bins:int, # how many bins to keep
@@ -62,13 +62,13 @@ def power_folded(
 def can_be_halved(
     lengths:features.Framing, # from `features.framing`
     n_bins:int, # how many bins are kept
-) -> bool:
+)->bool:
     "Whether `power_halved` gives these bins."
     return not (lengths.window % 4 or lengths.frame % 4 or lengths.step % 2) and n_bins == lengths.frame // 2 + 1
 
 
 def power_halved(
-    waveform: keras.KerasTensor, # (batch, n_samples) tensor, float32
+    waveform:keras.KerasTensor, # (batch, n_samples) tensor, float32
     lengths:features.Framing, # one that `can_be_halved`
     n_frames:int, # how many
     *,
@@ -114,13 +114,13 @@ class _Shaped(keras.layers.Layer):
         self.lengths = features.feature_framing(self.kind, sample_rate, **options)
         self.n_bins = features.kept_bins(self.lengths, sample_rate, self.options.get('max_frequency'))
 
-    def get_config(self) -> dict: # everything needed to make the layer again
+    def get_config(self)->dict: # everything needed to make the layer again
         "The layer's keywords, defaults filled in."
         return {**super().get_config(), 'sample_rate': self.sample_rate, **self.options}
 
     def compute_output_shape(self,
         input_shape:tuple, # (batch, n_samples)
-    ) -> tuple: # (batch, n_frames, n_features)
+    )->tuple: # (batch, n_frames, n_features)
         "The shape of the features. `ValueError` for anything but (batch, n_samples) with at least one frame."
         if len(input_shape) != 2 or input_shape[1] is None:
             raise ValueError(f'{self.name} takes waveforms of shape (batch, n_samples) with n_samples known, not '
@@ -209,7 +209,7 @@ def smoother_matrix(
     b:float, # from `features.smoothing_coefficient`
     *,
     warm_start:bool=False, # the start is the first frame itself
-) -> tuple[np.ndarray, np.ndarray]: # (n_frames, n_frames), (n_frames, 1): shares of each frame and of a start of 1
+)->tuple[np.ndarray, np.ndarray]: # (n_frames, n_frames), (n_frames, 1): shares of each frame and of a start of 1
     "The first-order smoother $M_t = (1 - b) M_{t-1} + b E_t$ as a matrix."
     age = np.arange(n_frames)[:, None] - np.arange(n_frames)
     matrix, start = (np.where(age >= 0, b * (1 - b) ** np.maximum(age, 0), 0),

@@ -20,8 +20,8 @@ class RemoveLevel(keras.layers.Layer):
     "Features (batch, frames, bins, 1) minus their mean over the clip, or over the frames so far. No weights."
     def __init__(
         self,
-        causal: bool = False,  # the mean over the frames so far
-        **kwargs,              # of `keras.layers.Layer`
+        causal:bool=False, # the mean over the frames so far
+        **kwargs, # of `keras.layers.Layer`
     ):
         super().__init__(**kwargs)
         self.causal = causal
@@ -44,13 +44,13 @@ SPREAD = 1 / 2.5  # of log-mel features around their mean, over a corpus of spee
 
 
 def conv_2d(
-    x: keras.KerasTensor,      # (batch, frames, bins, channels)
-    channels: int,             # output channels
-    kernel: tuple[int, int],   # frames, bins
+    x:keras.KerasTensor, # (batch, frames, bins, channels)
+    channels:int, # output channels
+    kernel:tuple[int, int], # frames, bins
     *,
-    strides: tuple[int, int] = (1, 1),  # frames, bins from output to output
-    causal: bool = False,      # look at no later frame
-):                             # (batch, frames / strides, bins / strides, channels)
+    strides:tuple[int, int]=(1, 1), # frames, bins from output to output
+    causal:bool=False, # look at no later frame
+): # (batch, frames / strides, bins / strides, channels)
     "A convolution over frames and bins without bias that keeps the size (at strides of 1)."
     if causal and kernel[0] > 1:
         missing = max(kernel[1] - strides[1], 0)
@@ -61,11 +61,11 @@ def conv_2d(
 
 
 def picture_block(
-    x: keras.KerasTensor,    # (batch, frames, bins, channels)
-    channels: int,           # output channels
+    x:keras.KerasTensor, # (batch, frames, bins, channels)
+    channels:int, # output channels
     *,
-    causal: bool = False,    # look at no later frame
-):                           # (batch, frames / 2, bins / 2, channels)
+    causal:bool=False, # look at no later frame
+): # (batch, frames / 2, bins / 2, channels)
     "A residual block on the picture that halves both its sides."
     around = normalised(conv_2d(x, channels, (1, 1), strides=(2, 2)), None)
     x = normalised(conv_2d(x, channels, (3, 3), strides=(2, 2), causal=causal))
@@ -74,11 +74,11 @@ def picture_block(
 
 
 def stem(
-    features: keras.KerasTensor,     # (batch, frames, bins, 1)
-    channels: tuple[int, int],       # of its two stages
+    features:keras.KerasTensor, # (batch, frames, bins, 1)
+    channels:tuple[int, int], # of its two stages
     *,
-    causal: bool = False,            # look at no later frame
-):                                   # (batch, frames / 4, bins / 8 * channels[1])
+    causal:bool=False, # look at no later frame
+): # (batch, frames / 4, bins / 8 * channels[1])
     "From the picture to a sequence."
     x = keras.layers.Rescaling(SPREAD)(RemoveLevel(causal)(features))
     x = normalised(conv_2d(x, channels[0], (5, 7), strides=(2, 4), causal=causal))
@@ -87,12 +87,12 @@ def stem(
 
 # %% ../nbs/46_kwspotnet.ipynb #d707cc3c
 def trunk_block(
-    x: keras.KerasTensor,    # (batch, steps, channels)
-    channels: int,           # output channels
-    kernel: int,             # steps
+    x:keras.KerasTensor, # (batch, steps, channels)
+    channels:int, # output channels
+    kernel:int, # steps
     *,
-    causal: bool = False,    # look at no later step
-):                           # (batch, steps, channels)
+    causal:bool=False, # look at no later step
+): # (batch, steps, channels)
     "A residual block over time."
     around = x if x.shape[-1] == channels else normalised(conv_1d(x, channels, 1), None)
     x = normalised(conv_1d(x, channels, kernel, causal=causal))
@@ -106,15 +106,15 @@ FRONTEND = ('LogMel', {'n_mels': 64, 'window_ms': 25.0, 'n_fft': 512, 'fmin': 60
 @register('kwspot-s', paper="kwspot's own, in notebook 46", frontend=FRONTEND, trunk=(48, 48))
 @register('kwspot-l', paper="kwspot's own, in notebook 46", frontend=FRONTEND, trunk=(80, 80))
 def kwspot_network(
-    features: keras.KerasTensor,               # (batch, frames, bins, 1) log-mel
-    n_classes: int,                            # outputs
+    features:keras.KerasTensor, # (batch, frames, bins, 1) log-mel
+    n_classes:int, # outputs
     *,
-    channels: tuple[int, int] = (24, 32),      # of the two stages of the stem
-    trunk: Sequence[int] = (48, 48),           # channels of each residual block over time
-    kernel: int = 7,                           # steps, of their convolutions
-    dropout: float = 0.2,                      # before the last layer
-    causal: bool = False,                      # look at no later frame
-):                                             # (batch, n_classes) probabilities
+    channels:tuple[int, int]=(24, 32), # of the two stages of the stem
+    trunk:Sequence[int]=(48, 48), # channels of each residual block over time
+    kernel:int=7, # steps, of their convolutions
+    dropout:float=0.2, # before the last layer
+    causal:bool=False, # look at no later frame
+): # (batch, n_classes) probabilities
     "A stem on the picture, a dense trunk over time, the mean over time."
     x = normalised(conv_1d(stem(features, (channels[0], channels[1]), causal=causal), trunk[0], 1))
     for width in trunk:

@@ -19,8 +19,8 @@ class Attention(keras.layers.Layer):
     "Scaled dot-product attention: (batch, n, 3 * channels), queries, keys, values, to (batch, n, channels)."
     def __init__(
         self,
-        heads: int = 1,    # parts of the channels that attend on their own
-        **kwargs,          # of `keras.layers.Layer`
+        heads:int=1, # parts of the channels that attend on their own
+        **kwargs, # of `keras.layers.Layer`
     ):
         super().__init__(**kwargs)
         self.heads = heads
@@ -64,11 +64,11 @@ class ClassToken(keras.layers.Layer):
 # %% ../nbs/45_kwt.ipynb #448f1a59
 @tf.custom_gradient
 def layer_norm(
-    rows: tf.Tensor,     # (n, channels) float32
-    scale: tf.Tensor,    # (channels,)
-    offset: tf.Tensor,   # (channels,)
-    epsilon: tf.Tensor,  # scalar, added to the variance
-) -> tuple[tf.Tensor, object]:  # (n, channels); the function that computes the gradient
+    rows:tf.Tensor, # (n, channels) float32
+    scale:tf.Tensor, # (channels,)
+    offset:tf.Tensor, # (channels,)
+    epsilon:tf.Tensor, # scalar, added to the variance
+)->tuple[tf.Tensor, object]: # (n, channels); the function that computes the gradient
     "Rows with mean 0 and variance 1, scaled and shifted, with the gradient in closed form."
     share = tf.fill([rows.shape[1], 1], 1 / rows.shape[1])
     centred = rows - tf.matmul(rows, share)
@@ -97,11 +97,11 @@ class LayerNorm(keras.layers.LayerNormalization):
 
 # %% ../nbs/45_kwt.ipynb #ccbe0675
 def transformer_layer(
-    x: keras.KerasTensor,                    # (batch, n, channels)
+    x:keras.KerasTensor, # (batch, n, channels)
     *,
-    heads: int,           # of the attention
-    dropout: float,       # after each half
-):                        # (batch, n, channels)
+    heads:int, # of the attention
+    dropout:float, # after each half
+): # (batch, n, channels)
     "Attention, then two dense layers, each with a path around and the layer normalisation after it."
     channels = x.shape[-1]
     answers = Attention(heads)(keras.layers.Dense(3 * channels, use_bias=False)(x))
@@ -120,13 +120,13 @@ FRONTEND = ('MFCC', {'n_mfcc': 40, 'n_mels': 40})
 @register('kwt-2', paper=PAPER, frontend=FRONTEND, heads=2)
 @register('kwt-3', paper=PAPER, frontend=FRONTEND, heads=3)
 def kwt(
-    features: keras.KerasTensor,                  # (batch, frames, bins, 1)
-    n_classes: int,            # outputs
+    features:keras.KerasTensor, # (batch, frames, bins, 1)
+    n_classes:int, # outputs
     *,
-    heads: int = 1,            # of the attention, 64 channels each
-    depth: int = 12,           # layers
-    dropout: float = 0.0,      # after each half of a layer
-):                             # (batch, n_classes) probabilities
+    heads:int=1, # of the attention, 64 channels each
+    depth:int=12, # layers
+    dropout:float=0.0, # after each half of a layer
+): # (batch, n_classes) probabilities
     "KWT-{heads}."
     x = keras.layers.Dense(64 * heads)(as_sequence(features))
     x = ClassToken()(x)

@@ -20,11 +20,11 @@ from .training import TrainingError
 
 # %% ../nbs/51_leak.ipynb #677b8b28
 def split_randomly(
-    n: int,                   # clips
+    n:int, # clips
     *,
-    test_share: float = 0.25, # of the clips
-    seed: int = 2017,         # random state
-) -> tuple[np.ndarray, np.ndarray]: # clips for training, clips for testing
+    test_share:float=0.25, # of the clips
+    seed:int=2017, # random state
+)->tuple[np.ndarray, np.ndarray]: # clips for training, clips for testing
     "The reference's split by clip, the same that scikit-learn's `train_test_split` draws."
     order = np.random.RandomState(seed).permutation(n)
     n_test = math.ceil(test_share * n)
@@ -32,11 +32,11 @@ def split_randomly(
 
 
 def split_by_speaker(
-    speakers: Sequence[str],  # of each clip
+    speakers:Sequence[str], # of each clip
     *,
-    test_share: float = 0.25, # of the clips, about
-    seed: int = 2017,         # of the draw
-) -> tuple[np.ndarray, np.ndarray]: # clips for training, clips for testing, in random order
+    test_share:float=0.25, # of the clips, about
+    seed:int=2017, # of the draw
+)->tuple[np.ndarray, np.ndarray]: # clips for training, clips for testing, in random order
     "Speakers drawn one after the other for testing, with all their clips, until there are enough."
     who, random = np.asarray(speakers), np.random.RandomState(seed)
     names, counts = np.unique(who, return_counts=True)
@@ -48,15 +48,15 @@ def split_by_speaker(
 
 # %% ../nbs/51_leak.ipynb #71974437
 def train_on_features(
-    features: np.ndarray,     # (n, frames, bins, 1) float32
-    wanted: np.ndarray,       # (n, n_classes) one-hot
-    rows: np.ndarray,         # (n_train,) clips to train on
+    features:np.ndarray, # (n, frames, bins, 1) float32
+    wanted:np.ndarray, # (n, n_classes) one-hot
+    rows:np.ndarray, # (n_train,) clips to train on
     *,
-    loss: str = 'binary_crossentropy',  # of Keras
-    epochs: int = 3,  # times through the training clips
-    batch_size: int = 16,  # clips a step
-    seed: int = 2017,         # of the weights, dropout and the order
-) -> keras.Model:
+    loss:str='binary_crossentropy', # of Keras
+    epochs:int=3, # times through the training clips
+    batch_size:int=16, # clips a step
+    seed:int=2017, # of the weights, dropout and the order
+)->keras.Model:
     "The reference's CNN, trained with Adam on ready-made features in memory."
     model = modelling.network('reference', wanted.shape[1], features.shape[1:3], seed=seed)
     model.compile(optimizer='adam', loss=loss)
@@ -70,11 +70,11 @@ def train_on_features(
 
 
 def score_features(
-    model: keras.Model,  # architecture or network
-    features: np.ndarray,  # (n, frames, bins, 1) float32
-    wanted: np.ndarray,    # (n, n_classes) one-hot
-    rows: np.ndarray,      # (n_test,) clips to test on
-) -> dict:                 # accuracy (top-1), binary_accuracy, majority_baseline
+    model:keras.Model, # architecture or network
+    features:np.ndarray, # (n, frames, bins, 1) float32
+    wanted:np.ndarray, # (n, n_classes) one-hot
+    rows:np.ndarray, # (n_test,) clips to test on
+)->dict: # accuracy (top-1), binary_accuracy, majority_baseline
     "Top-1 accuracy, the accuracy of each output by itself, and what always naming the commonest class would score."
     parts = [model(features[rows[at:at + 256]], training=False).numpy() for at in range(0, len(rows), 256)]
     probabilities, truth = np.concatenate(parts), wanted[rows]
@@ -84,16 +84,16 @@ def score_features(
 
 # %% ../nbs/51_leak.ipynb #81788919
 def reference_training(
-    index: pd.DataFrame,      # of the corpus, noise recordings included
+    index:pd.DataFrame, # of the corpus, noise recordings included
     *,
-    task: str = 'kaggle12',   # see `preprocessing.make_task`
-    split: str = 'random',    # 'random' by clip, as the reference, or 'speakers'
-    loss: str = 'binary_crossentropy',  # of Keras
-    epochs: int = 3,  # times through the training clips
-    batch_size: int = 16,  # clips a step
-    seed: int = 2017,  # of everything random
-    features: np.ndarray | None = None, # (len(index), 99, 81, 1) of all clips, if they are there already
-) -> dict: # accuracy, binary_accuracy, majority_baseline, n_train, n_test, shared_speakers, n_test_speakers
+    task:str='kaggle12', # see `preprocessing.make_task`
+    split:str='random', # 'random' by clip, as the reference, or 'speakers'
+    loss:str='binary_crossentropy', # of Keras
+    epochs:int=3, # times through the training clips
+    batch_size:int=16, # clips a step
+    seed:int=2017, # of everything random
+    features:np.ndarray|None=None, # (len(index), 99, 81, 1) of all clips, if they are there already
+)->dict: # accuracy, binary_accuracy, majority_baseline, n_train, n_test, shared_speakers, n_test_speakers
     "The reference's training and testing as it stands, or with its split mended."
     if split not in ('random', 'speakers'):
         raise TrainingError(f"split is {split!r}; it must be 'random' or 'speakers'")
@@ -111,12 +111,12 @@ def reference_training(
 
 # %% ../nbs/51_leak.ipynb #6eceea57
 def speaker_leak(
-    index: pd.DataFrame,     # of the corpus
+    index:pd.DataFrame, # of the corpus
     *,
-    task: str = 'words',     # see `preprocessing.make_task`
-    epochs: int = 3,  # times through the training clips
-    seeds: Sequence[int] = (2017,),  # one pair of trainings each
-) -> pd.DataFrame:           # a row a seed and split: accuracy, n_train, n_test, n_test_speakers, shared_speakers
+    task:str='words', # see `preprocessing.make_task`
+    epochs:int=3, # times through the training clips
+    seeds:Sequence[int]=(2017,), # one pair of trainings each
+)->pd.DataFrame: # a row a seed and split: accuracy, n_train, n_test, n_test_speakers, shared_speakers
     "Top-1 accuracy of the same network on as many clips, split by speaker and split at random."
     index = index[index['word'] != NOISE]
     features, speakers = preprocessing.reference_features(index, seed=2017), index['speaker'].to_numpy()

@@ -34,12 +34,12 @@ class TrainingWarning(CorpusWarning):
 
 # %% ../nbs/49_lessons.ipynb #f3b32fb5
 def endless_shuffle(
-    n: int,      # cards in the pack
-    start: int,  # first place
-    stop: int,   # place after the last
+    n:int, # cards in the pack
+    start:int, # first place
+    stop:int, # place after the last
     *,
-    seed: Sequence[int],  # names the row
-) -> np.ndarray: # (stop - start,) int64 in 0..n-1
+    seed:Sequence[int], # names the row
+)->np.ndarray: # (stop - start,) int64 in 0..n-1
     "What lies from `start` to `stop` in an endless row of packs of `n` cards, each pack shuffled anew."
     packs = range(start // n, -(-stop // n))
     if not packs: return np.zeros(0, np.int64)
@@ -48,16 +48,16 @@ def endless_shuffle(
 
 # %% ../nbs/49_lessons.ipynb #81b9bbe5
 def plan_epoch(
-    classes: np.ndarray,  # (n_clips,) int: class of each training clip
-    n_classes: int,       # silence included
+    classes:np.ndarray, # (n_clips,) int: class of each training clip
+    n_classes:int, # silence included
     *,
-    seed: int,            # of the training
-    epoch: int,           # from 0
-    balance: bool = True, # every class equally often
-    silence: int | None = None,  # the class that is silence, if any
-    unknown: int | None = None,  # the class that is unknown, if any
-    unknown_share: float = 1.0,  # with balance: so many times as often as a word
-) -> tuple[np.ndarray, np.ndarray]: # (n,) clip of each example, -1 for silence; (n,) its class
+    seed:int, # of the training
+    epoch:int, # from 0
+    balance:bool=True, # every class equally often
+    silence:int|None=None, # the class that is silence, if any
+    unknown:int|None=None, # the class that is unknown, if any
+    unknown_share:float=1.0, # with balance: so many times as often as a word
+)->tuple[np.ndarray, np.ndarray]: # (n,) clip of each example, -1 for silence; (n,) its class
     "Which clips an epoch hears, in which order: a function of the seed and the epoch alone."
     counts = np.bincount(classes, minlength=n_classes)
     spoken = [c for c in range(n_classes) if c != silence]
@@ -73,11 +73,11 @@ def plan_epoch(
 
 # %% ../nbs/49_lessons.ipynb #ec5e3b3a
 def pack_place(
-    corpus: str | Path | pd.DataFrame,  # a corpus folder or an index
+    corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
-    sample_rate: int = 16000,  # Hz
-    n_samples: int = 16000,    # of a clip
-) -> Path:
+    sample_rate:int=16000, # Hz
+    n_samples:int=16000, # of a clip
+)->Path:
     "Where in the user's cache folder `train` keeps a corpus packed."
     if isinstance(corpus, pd.DataFrame): where = '\n'.join(sorted(str(path) for path in corpus['path']))
     else: where = str(corpus) if is_elsewhere(corpus) else str(Path(corpus).expanduser().resolve())
@@ -86,15 +86,15 @@ def pack_place(
 
 # %% ../nbs/49_lessons.ipynb #048491f0
 def packed_corpus(
-    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # folder, index or packed corpus
+    corpus:str|Path|pd.DataFrame|preprocessing.Packed, # folder, index or packed corpus
     *,
-    sample_rate: int = 16000,  # Hz
-    n_samples: int = 16000,    # of a clip
-    speaker_pattern: str | None = None,  # see `corpus.index`
-    pack_folder: str | Path | None = None,  # instead of the user's cache folder
-    decisions: str | Path | pd.DataFrame | None = None,  # to honour, see `decisions.apply_decisions`
-    progress: bool | None = None,  # show progress; on a terminal if None
-) -> preprocessing.Packed:
+    sample_rate:int=16000, # Hz
+    n_samples:int=16000, # of a clip
+    speaker_pattern:str|None=None, # see `corpus.index`
+    pack_folder:str|Path|None=None, # instead of the user's cache folder
+    decisions:str|Path|pd.DataFrame|None=None, # to honour, see `decisions.apply_decisions`
+    progress:bool|None=None, # show progress; on a terminal if None
+)->preprocessing.Packed:
     """The corpus packed, now or earlier; as it was decided, in a place of its own.
     `CorpusError` for decisions about a packed corpus, or speakers of it."""
     corpus = preprocessing.opened(corpus)
@@ -125,23 +125,23 @@ class Lesson:
     window: int | None = None        # clips among which an epoch is mixed, see `shards.window_order`; None: all
 
     @property
-    def silence(self) -> int | None:
+    def silence(self)->int|None:
         "The class that is silence, if the task has one."
         return (self.labels.index('silence')
                 if 'silence' in self.labels and 'silence' not in set(self.packed.clips['word']) else None)
 
     @property
-    def unknown(self) -> int | None:
+    def unknown(self)->int|None:
         "The class that is unknown, if the task has one."
         return self.labels.index('unknown') if 'unknown' in self.labels else None
 
 
 def make_lesson(
-    packed: preprocessing.Packed,  # the packed corpus
-    task: preprocessing.Task,  # what is told apart
+    packed:preprocessing.Packed, # the packed corpus
+    task:preprocessing.Task, # what is told apart
     *,
-    window: int | None = None, # clips among which an epoch is mixed; None: all
-) -> Lesson:
+    window:int|None=None, # clips among which an epoch is mixed; None: all
+)->Lesson:
     "The clips of a task, and a fingerprint that tells whether recordings, labels or splits change."
     clips = packed.clips
     number = {word: task.labels.index(task.label(word)) for word in clips['word'].unique() if task.label(word)}
@@ -155,9 +155,9 @@ def make_lesson(
 
 # %% ../nbs/49_lessons.ipynb #27aa5fd2
 def check_lesson(
-    lesson: Lesson,  # what is to be learnt
-    where: str,   # names the corpus in the message
-) -> None:
+    lesson:Lesson, # what is to be learnt
+    where:str, # names the corpus in the message
+)->None:
     "`TrainingError` where training or choosing is impossible, `TrainingWarning` where the result will mean little."
     counts = np.bincount(lesson.classes['train'], minlength=len(lesson.labels))
     spoken = [c for c in range(len(lesson.labels)) if c != lesson.silence]
@@ -177,13 +177,13 @@ def check_lesson(
 
 # %% ../nbs/49_lessons.ipynb #8dd79492
 def read_batch(
-    lesson: Lesson,  # what is to be learnt
-    split: str,          # whose noise recordings make the silence
-    rows: np.ndarray,    # (n,) rows of the packed audio, -1 for silence
+    lesson:Lesson, # what is to be learnt
+    split:str, # whose noise recordings make the silence
+    rows:np.ndarray, # (n,) rows of the packed audio, -1 for silence
     *,
-    seed: Sequence[int], # of the silence
-    read: Callable | None = None,  # rows -> audio; None: `lesson.packed.read`
-) -> np.ndarray:         # (n, n_samples) int16
+    seed:Sequence[int], # of the silence
+    read:Callable|None=None, # rows -> audio; None: `lesson.packed.read`
+)->np.ndarray: # (n, n_samples) int16
     "The audio of some rows."
     audio = np.empty((len(rows), lesson.packed.n_samples), np.int16)
     silent = rows < 0
@@ -195,12 +195,12 @@ def read_batch(
 
 
 def batch_places(
-    lesson: Lesson,  # what is to be learnt
-    recipe: Recipe,  # how to train
+    lesson:Lesson, # what is to be learnt
+    recipe:Recipe, # how to train
     *,
-    seed: int,   # of the training
-    epoch: int,  # from 0
-) -> tuple[np.ndarray, np.ndarray, list]: # (n,) rows, (n,) classes, a slice of both for each batch
+    seed:int, # of the training
+    epoch:int, # from 0
+)->tuple[np.ndarray, np.ndarray, list]: # (n,) rows, (n,) classes, a slice of both for each batch
     "The plan of an epoch over the rows of the packed corpus, and its batches of nearly equal size."
     rows, classes = plan_epoch(lesson.classes['train'], len(lesson.labels), seed=seed, epoch=epoch,
                                balance=recipe.balance, silence=lesson.silence, unknown=lesson.unknown,
@@ -214,12 +214,12 @@ def batch_places(
 
 # %% ../nbs/49_lessons.ipynb #c7efaff5
 def epoch_batches(
-    lesson: Lesson,  # what is to be learnt
-    recipe: Recipe,  # how to train
+    lesson:Lesson, # what is to be learnt
+    recipe:Recipe, # how to train
     *,
-    seed: int,   # of the training
-    epoch: int,  # from 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]: # ((batch, n_samples) int16, (batch,) int32)
+    seed:int, # of the training
+    epoch:int, # from 0
+)->Iterator[tuple[np.ndarray, np.ndarray]]: # ((batch, n_samples) int16, (batch,) int32)
     "What an epoch hears, batch by batch."
     rows, classes, batches = batch_places(lesson, recipe, seed=seed, epoch=epoch)
     packed, read = lesson.packed, None
@@ -229,8 +229,8 @@ def epoch_batches(
                classes[batch].astype(np.int32))
 
 def training_noise(
-    packed: preprocessing.Packed, # with noise recordings or without
-) -> np.ndarray: # (n,) int16
+    packed:preprocessing.Packed, # with noise recordings or without
+)->np.ndarray: # (n,) int16
     "The background recordings of the training split, end to end."
     parts = [packed.noise[start:start + n] for start, n, split in
              zip(packed.noise_table['start'], packed.noise_table['n_samples'], packed.noise_table['split'])
@@ -239,12 +239,12 @@ def training_noise(
 
 # %% ../nbs/49_lessons.ipynb #bbc139ec
 def input_pipeline(
-    lesson: Lesson,  # what is to be learnt
-    recipe: Recipe,  # how to train
+    lesson:Lesson, # what is to be learnt
+    recipe:Recipe, # how to train
     *,
-    seed: int,      # of the training
-    first: int = 0, # epoch to begin with
-) -> tf.data.Dataset: # of (epoch, audio, classes)
+    seed:int, # of the training
+    first:int=0, # epoch to begin with
+)->tf.data.Dataset: # of (epoch, audio, classes)
     "All batches from epoch `first` to the last, read in a thread of their own while the network computes."
     def generate():
         for epoch in range(first, recipe.epochs):
@@ -256,8 +256,8 @@ def input_pipeline(
 
 
 def plainly(
-    batches: tf.data.Dataset,  # of `input_pipeline`
-) -> Iterator: # the same
+    batches:tf.data.Dataset, # of `input_pipeline`
+)->Iterator: # the same
     "The batches; what went wrong while one was read is told in its own line, not in TensorFlow's twenty."
     try: yield from batches
     except tf.errors.OpError as error:
@@ -267,11 +267,11 @@ def plainly(
 
 # %% ../nbs/49_lessons.ipynb #14e13a3b
 def speaker_folds(
-    index: pd.DataFrame,       # of the corpus
+    index:pd.DataFrame, # of the corpus
     *,
-    n_folds: int = 3,          # each training speaker is left out in one of them
-    seed: int = 0,             # of the draw
-) -> list[pd.DataFrame]:       # an index a fold: its speakers `valid`, other training speakers `train`, rest `test`
+    n_folds:int=3, # each training speaker is left out in one of them
+    seed:int=0, # of the draw
+)->list[pd.DataFrame]: # an index a fold: its speakers `valid`, other training speakers `train`, rest `test`
     "Training speakers in folds; noise recordings keep their splits. `TrainingError` for fewer speakers than folds."
     learnt = (index['split'] == 'train') & (index['word'] != NOISE)
     names = np.sort(index.loc[learnt, 'speaker'].unique())

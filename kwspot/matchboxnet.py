@@ -13,27 +13,27 @@ from .modelling import as_sequence, conv_1d, normalised, register
 
 # %% ../nbs/43_matchboxnet.ipynb #e117991b
 def separable_1d(
-    x: keras.KerasTensor,                     # (batch, frames, channels)
-    channels: int,         # output channels
-    kernel: int,           # frames
+    x:keras.KerasTensor, # (batch, frames, channels)
+    channels:int, # output channels
+    kernel:int, # frames
     *,
-    dilation: int = 1,     # frames between the places of the kernel
-    causal: bool = False,  # look at no later frame
-):                         # (batch, frames, channels), normalised, without activation
+    dilation:int=1, # frames between the places of the kernel
+    causal:bool=False, # look at no later frame
+): # (batch, frames, channels), normalised, without activation
     "A depthwise convolution over time, a pointwise one, a normalisation."
     x = conv_1d(x, None, kernel, dilation=dilation, causal=causal)
     return normalised(conv_1d(x, channels, 1), None)
 
 
 def matchbox_block(
-    x: keras.KerasTensor,                     # (batch, frames, channels)
-    channels: int,         # output channels
-    kernel: int,           # frames
+    x:keras.KerasTensor, # (batch, frames, channels)
+    channels:int, # output channels
+    kernel:int, # frames
     *,
-    repeat: int,           # sub-blocks
-    dropout: float,        # after each sub-block
-    causal: bool,          # look at no later frame
-):                         # (batch, frames, channels)
+    repeat:int, # sub-blocks
+    dropout:float, # after each sub-block
+    causal:bool, # look at no later frame
+): # (batch, frames, channels)
     "Sub-blocks in a row, and a pointwise convolution around all of them."
     around = normalised(conv_1d(x, channels, 1), None)
     for number in range(repeat):
@@ -52,15 +52,15 @@ FRONTEND = ('MFCC', {'n_mfcc': 64, 'n_mels': 64, 'window_ms': 25.0})
 @register('matchboxnet-3x1x64', paper=PAPER, frontend=FRONTEND, repeat=1)
 @register('matchboxnet-3x2x64', paper=PAPER, frontend=FRONTEND, repeat=2)
 def matchboxnet(
-    features: keras.KerasTensor,                  # (batch, frames, bins, 1)
-    n_classes: int,            # outputs
+    features:keras.KerasTensor, # (batch, frames, bins, 1)
+    n_classes:int, # outputs
     *,
-    blocks: int = 3,           # with kernels of 13, 15, 17, … frames
-    repeat: int = 2,           # sub-blocks in each
-    channels: int = 64,        # of the blocks
-    dropout: float = 0.1,      # after each sub-block
-    causal: bool = False,      # look at no later frame
-):                             # (batch, n_classes) probabilities
+    blocks:int=3, # with kernels of 13, 15, 17, … frames
+    repeat:int=2, # sub-blocks in each
+    channels:int=64, # of the blocks
+    dropout:float=0.1, # after each sub-block
+    causal:bool=False, # look at no later frame
+): # (batch, n_classes) probabilities
     "MatchboxNet-{blocks}x{repeat}x{channels}."
     x = keras.layers.ReLU()(separable_1d(as_sequence(features), 128, 11, causal=causal))
     for number in range(blocks):

@@ -153,7 +153,7 @@ def window_frames(
     window:np.ndarray, # (size,) float32
     step:int, # samples from frame to frame
     out:np.ndarray, # (n_frames, size) float32 to fill
-) -> None:
+)->None:
     "Cut a clip into frames and multiply each with the window."
     for t in range(out.shape[0]):
         part, frame = clip[t * step:t * step + window.size], out[t]
@@ -165,7 +165,7 @@ def sum_bands(
     bins:np.ndarray, # (n_bands + 1,) where bands begin and end
     rounding:np.ndarray, # (n_bands,) added to each band
     out:np.ndarray, # (n_frames, n_bands) float32 to fill
-) -> None:
+)->None:
     "The power of each frame in each band."
     for t in range(out.shape[0]):
         values = spectrum[t].view(np.float32) # real and imaginary parts in turn
@@ -342,7 +342,7 @@ def repetition(
     slow:np.ndarray, # (n,) float32, at 4 kHz
     starts:np.ndarray, # (n_frames,) where to look
     out:np.ndarray, # (n_frames,) to fill: 0 to 1
-) -> None:
+)->None:
     "The largest normalised autocorrelation of 48 ms from each start, 2.5 to 15 ms apart: a pitch of 65 to 400 Hz."
     energy, part = np.zeros(193, np.float32), np.empty(192, np.float32)
     for f in range(starts.size):

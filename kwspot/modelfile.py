@@ -23,25 +23,25 @@ FACTS = 'kwspot.json' # the name of the facts in the archive
 
 
 def facts_as_files(
-    facts: Mapping, # labels, sample_rate, n_samples, ...
-) -> dict[str, str]: # file name -> content
+    facts:Mapping, # labels, sample_rate, n_samples, ...
+)->dict[str, str]: # file name -> content
     "The facts for programs, and the labels once more for people: a line each, in the order of the model's outputs."
     return {FACTS: json.dumps(facts), 'labels.txt': '\n'.join(facts['labels']) + '\n'}
 
 
 def attach_facts(
-    file: Path,       # .keras or .tflite; is changed
-    facts: Mapping,   # labels, sample_rate, n_samples, ...
-) -> None:
+    file:Path, # .keras or .tflite; is changed
+    facts:Mapping, # labels, sample_rate, n_samples, ...
+)->None:
     "Put what must be known about a model into its file."
     with zipfile.ZipFile(file, 'a') as archive:
         for name, content in facts_as_files(facts).items(): archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def check_facts(
-    facts: Any,  # what was read
-    file: Path,     # where
-) -> dict:
+    facts:Any, # what was read
+    file:Path, # where
+)->dict:
     "The facts, if they are what `export` writes."
     good = (isinstance(facts, dict) and isinstance(facts.get('labels'), list)
             and all(isinstance(label, str) for label in facts['labels']))
@@ -51,8 +51,8 @@ def check_facts(
 
 
 def attached_facts(
-    file: Path,     # .keras or .tflite
-) -> dict:
+    file:Path, # .keras or .tflite
+)->dict:
     "What `attach_facts` put there; `ExportError` if there is nothing."
     try:
         with zipfile.ZipFile(file) as archive: facts = json.loads(archive.read(FACTS))
@@ -75,17 +75,17 @@ class HasFacts:
 
 # %% ../nbs/39_modelfile.ipynb #d1425973
 def seal(
-    content: bytes, # a model as LiteRT takes it
-) -> dict:
+    content:bytes, # a model as LiteRT takes it
+)->dict:
     "Length and checksum of a model."
     return {'n_bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
 
 
 def unsealed(
-    content: bytes, # a model, and whatever lies behind it
-    facts: Mapping, # with the `seal`
-    file: Path,     # for the message
-) -> bytes:
+    content:bytes, # a model, and whatever lies behind it
+    facts:Mapping, # with the `seal`
+    file:Path, # for the message
+)->bytes:
     "The model, if it is what it was when it was written."
     model = content[:facts.get('n_bytes', 0)]
     if any(facts.get(name) != value for name, value in seal(model).items()):

@@ -47,7 +47,7 @@ ARCHITECTURES: dict[str, Architecture] = {}
 FAMILIES = ('tcresnet', 'dscnn', 'matchboxnet', 'bcresnet', 'kwt', 'kwspotnet')
 
 
-def load_families() -> None:
+def load_families()->None:
     "Import the modules of `FAMILIES`, each of which registers its architectures; one not installed is passed over."
     for family in FAMILIES:
         module = f'kwspot.{family}'
@@ -59,14 +59,14 @@ def load_families() -> None:
 
 # %% ../nbs/40_modelling.ipynb #9e56bb57
 def register(
-    name: str,        # the name `build` will know it by
+    name:str, # the name `build` will know it by
     *,
-    paper: str,       # authors, title, year
-    frontend: tuple[str, dict],  # (class name in kwspot.frontend, its options)
-    **options,        # options of the network that this name fixes, e.g. `width=2`
-) -> Callable:        # a decorator that returns the function unchanged
+    paper:str, # authors, title, year
+    frontend:tuple[str, dict], # (class name in kwspot.frontend, its options)
+    **options, # options of the network that this name fixes, e.g. `width=2`
+)->Callable: # a decorator that returns the function unchanged
     "Register the decorated `(features, n_classes, **options) -> probabilities`; `ValueError` if the name is taken."
-    def decorate(network: Callable) -> Callable:
+    def decorate(network:Callable)->Callable:
         known = ARCHITECTURES.get(name)
         if known and known.network.__name__ != network.__name__:
             raise ValueError(f'the name {name!r} is taken by {known.network.__name__}(): '
@@ -77,8 +77,8 @@ def register(
 
 # %% ../nbs/40_modelling.ipynb #e3fed844
 def architecture(
-    name: str,  # as registered, e.g. 'reference'
-) -> Architecture:
+    name:str, # as registered, e.g. 'reference'
+)->Architecture:
     "The registered architecture; `ValueError` naming the closest and all available ones when there is none."
     if name not in ARCHITECTURES:
         load_families()
@@ -90,11 +90,11 @@ def architecture(
 
 # %% ../nbs/40_modelling.ipynb #e971c743
 def _conv_group(
-    x,                       # (batch, frames, bins, channels)
-    channels: int,           # output channels of each convolution
-    kernel: int,             # kernel height and width
-    names: Sequence[str],    # a name for each convolution in the group
-    dropout: float,          # share of values set to zero while training
+    x, # (batch, frames, bins, channels)
+    channels:int, # output channels of each convolution
+    kernel:int, # kernel height and width
+    names:Sequence[str], # a name for each convolution in the group
+    dropout:float, # share of values set to zero while training
 ):
     "Valid ReLU convolutions, then max-pooling by two and dropout."
     for name in names:
@@ -108,12 +108,12 @@ _PAPER = 'Speech Recognition Using CNN (Kaggle notebook for the TensorFlow Speec
 
 @register('reference', paper=_PAPER, frontend=('LogSpectrogram', {'max_frequency': 4000.0}))
 def reference(
-    features: keras.KerasTensor,               # (batch, 99, 81, 1) log-spectrogram
-    n_classes: int,         # outputs
+    features:keras.KerasTensor, # (batch, 99, 81, 1) log-spectrogram
+    n_classes:int, # outputs
     *,
-    dropout: float = 0.2,   # after each pooling
-    dense: int = 128,       # width of the two dense layers
-):                          # (batch, n_classes) probabilities
+    dropout:float=0.2, # after each pooling
+    dense:int=128, # width of the two dense layers
+): # (batch, n_classes) probabilities
     "The reference notebook's CNN: 314,368 parameters for 12 classes."
     x = keras.layers.BatchNormalization(name='norm_input')(features)
     x = _conv_group(x, 8, 2, ['conv_1', 'conv_2'], dropout)
@@ -127,8 +127,8 @@ def reference(
 
 # %% ../nbs/40_modelling.ipynb #7d124a8a
 def as_sequence(
-    features: keras.KerasTensor,   # (batch, frames, bins, 1)
-):              # (batch, frames, bins)
+    features:keras.KerasTensor, # (batch, frames, bins, 1)
+): # (batch, frames, bins)
     "Features as a sequence whose channels are the bins."
     return keras.layers.Reshape(features.shape[1:3])(features)
 
@@ -138,11 +138,11 @@ class FramesConv(keras.layers.Layer):
     "Depthwise convolution over time that keeps the length, without bias: (batch, frames, channels) in and out."
     def __init__(
         self,
-        kernel_size: int,          # frames
+        kernel_size:int, # frames
         *,
-        dilation: int = 1,         # frames between the places of the kernel
-        causal: bool = False,      # look at no later frame
-        **kwargs,                  # of `keras.layers.Layer`
+        dilation:int=1, # frames between the places of the kernel
+        causal:bool=False, # look at no later frame
+        **kwargs, # of `keras.layers.Layer`
     ):
         super().__init__(**kwargs)
         self.kernel_size, self.dilation, self.causal = kernel_size, dilation, causal
@@ -174,14 +174,14 @@ class FramesConv(keras.layers.Layer):
 
 # %% ../nbs/40_modelling.ipynb #db253ab8
 def conv_1d(
-    x: keras.KerasTensor,                         # (batch, frames, channels)
-    channels: int | None,      # output channels; None: depthwise, each channel on its own, at a stride of 1
-    kernel: int,               # frames
+    x:keras.KerasTensor, # (batch, frames, channels)
+    channels:int|None, # output channels; None: depthwise, each channel on its own, at a stride of 1
+    kernel:int, # frames
     *,
-    strides: int = 1,          # frames from output to output
-    dilation: int = 1,         # frames between the places of the kernel
-    causal: bool = False,      # look at no later frame
-):                             # (batch, frames / strides, channels)
+    strides:int=1, # frames from output to output
+    dilation:int=1, # frames between the places of the kernel
+    causal:bool=False, # look at no later frame
+): # (batch, frames / strides, channels)
     "A convolution over time without bias that keeps the length (at a stride of 1)."
     if channels is None:
         return FramesConv(kernel, dilation=dilation, causal=causal)(x)
@@ -207,11 +207,11 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 def normalised(
-    x: keras.KerasTensor,                                # (..., channels)
-    activation: str | None = 'relu',  # None: no activation
+    x:keras.KerasTensor, # (..., channels)
+    activation:str|None='relu', # None: no activation
     *,
-    momentum: float = 0.9,            # share of the moving averages that stays at each step
-):                                    # the same shape
+    momentum:float=0.9, # share of the moving averages that stays at each step
+): # the same shape
     "Batch normalisation, then an activation. The averages follow faster than Keras's, for corpora of few batches."
     x = BatchNorm(momentum=momentum, epsilon=1e-5)(x)
     return keras.layers.Activation(activation)(x) if activation else x
@@ -221,12 +221,12 @@ FRAMES_AND_BANDS = ('window_ms', 'step_ms', 'n_fft', 'n_mels', 'fmin', 'fmax', '
 
 
 def frontend_for(
-    name: str,                    # architecture
+    name:str, # architecture
     *,
-    kind: str | None = None,      # 'LogSpectrogram', 'LogMel', 'MFCC' or 'PCEN'; None: the architecture's own
-    sample_rate: int = 16000,     # of the waveform, Hz
-    **options,                    # changes to the frontend's options, e.g. `n_mels=64`
-) -> keras.Layer:                 # waveform float32 (batch, n_samples) in [-1, 1] -> features (batch, frames, bins)
+    kind:str|None=None, # 'LogSpectrogram', 'LogMel', 'MFCC' or 'PCEN'; None: the architecture's own
+    sample_rate:int=16000, # of the waveform, Hz
+    **options, # changes to the frontend's options, e.g. `n_mels=64`
+)->keras.Layer: # waveform float32 (batch, n_samples) in [-1, 1] -> features (batch, frames, bins)
     """A new frontend layer as the architecture `name` expects it, or one of another kind on the same frames and bands.
     `ValueError` for an unknown kind or option."""
     own, defaults = architecture(name).frontend
@@ -244,8 +244,8 @@ _one_at_a_time = threading.RLock()
 
 @contextmanager
 def seeded(
-    seed: int,  # any integer
-) -> Iterator[None]:
+    seed:int, # any integer
+)->Iterator[None]:
     "Inside, Keras layers get repeatable weights and dropout; random numbers of others go on untouched."
     own, here, usual = random.Random(seed), threading.get_ident(), random.randint
     def randint(a, b): return own.randint(a, b) if threading.get_ident() == here else usual(a, b)
@@ -256,13 +256,13 @@ def seeded(
 
 # %% ../nbs/40_modelling.ipynb #d6942439
 def network(
-    name: str,                       # architecture
-    n_classes: int,                  # outputs
-    shape: tuple[int, int],          # (frames, bins) of the features
+    name:str, # architecture
+    n_classes:int, # outputs
+    shape:tuple[int, int], # (frames, bins) of the features
     *,
-    seed: int = 0,                   # of the initial weights and dropout
-    **options,                       # of the architecture's function
-) -> keras.Model:                    # (batch, frames, bins, 1) -> (batch, n_classes)
+    seed:int=0, # of the initial weights and dropout
+    **options, # of the architecture's function
+)->keras.Model: # (batch, frames, bins, 1) -> (batch, n_classes)
     "The architecture on ready-made features; `ValueError` for unknown options or features too small for it."
     chosen = architecture(name)
     known = list(chosen.network.__kwdefaults__ or {})
@@ -282,10 +282,10 @@ def network(
 
 # %% ../nbs/40_modelling.ipynb #fb102c2b
 def with_frontend(
-    frontend: keras.Layer,    # waveform -> features
-    model: keras.Model,       # features -> probabilities
-    n_samples: int = 16000,   # of a clip
-) -> keras.Model:             # waveform float32 (batch, n_samples) in [-1, 1] -> (batch, n_classes)
+    frontend:keras.Layer, # waveform -> features
+    model:keras.Model, # features -> probabilities
+    n_samples:int=16000, # of a clip
+)->keras.Model: # waveform float32 (batch, n_samples) in [-1, 1] -> (batch, n_classes)
     "The model that takes waveforms; it shares its weights with `model`."
     waveform = keras.Input((n_samples,), name='waveform')
     features = frontend(waveform)
@@ -294,16 +294,16 @@ def with_frontend(
 
 # %% ../nbs/40_modelling.ipynb #8bdfb8ea
 def build(
-    name: str,                        # architecture; see `models`
-    n_classes: int,                   # outputs
+    name:str, # architecture; see `models`
+    n_classes:int, # outputs
     *,
-    waveform: bool = False,           # True: from waveforms through the frontend; False: from ready-made features
-    n_samples: int = 16000,           # of a clip
-    sample_rate: int = 16000,         # Hz
-    seed: int = 0,                    # of the initial weights and dropout: the same seed gives the same weights
-    frontend: keras.Layer | None = None,  # in place of the architecture's own
-    **options,                        # of the architecture's function
-) -> keras.Model:
+    waveform:bool=False, # True: from waveforms through the frontend; False: from ready-made features
+    n_samples:int=16000, # of a clip
+    sample_rate:int=16000, # Hz
+    seed:int=0, # of the initial weights and dropout: the same seed gives the same weights
+    frontend:keras.Layer|None=None, # in place of the architecture's own
+    **options, # of the architecture's function
+)->keras.Model:
     "A new model: features (batch, frames, bins, 1) or waveform (batch, n_samples) in, probabilities out."
     frontend = frontend or frontend_for(name, sample_rate=sample_rate)
     frames, bins = frontend.compute_output_shape((None, n_samples))[1:]
@@ -312,8 +312,8 @@ def build(
 
 # %% ../nbs/40_modelling.ipynb #43e4a37f
 def multiply_adds(
-    layer: keras.Layer,  # built, and called once
-) -> int:
+    layer:keras.Layer, # built, and called once
+)->int:
     "Multiplications with accumulation that `layer` does for one example, computed from its shapes."
     if hasattr(layer, 'multiply_adds'):
         return int(layer.multiply_adds(layer.input.shape))
@@ -324,8 +324,8 @@ def multiply_adds(
 
 # %% ../nbs/40_modelling.ipynb #53dd019c
 def _flat(
-    model: keras.Model,
-) -> Iterator[keras.Layer]:
+    model:keras.Model,
+)->Iterator[keras.Layer]:
     "The layers of a model in order, those of a model inside it in its place."
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -335,8 +335,8 @@ def _flat(
 
 
 def layers(
-    model: keras.Model,  # built
-) -> pd.DataFrame:       # by layer name: kind, output_shape (no batch), parameters, trainable, multiply_adds
+    model:keras.Model, # built
+)->pd.DataFrame: # by layer name: kind, output_shape (no batch), parameters, trainable, multiply_adds
     "What each layer puts out and costs; the inputs are left out."
     rows = [{'layer': layer.name, 'kind': type(layer).__name__, 'output_shape': tuple(layer.output.shape[1:]),
              'parameters': layer.count_params(),
@@ -348,15 +348,15 @@ def layers(
 # %% ../nbs/40_modelling.ipynb #e4a8de9f
 @functools.cache
 def _costs(
-    name: str,  # architecture
-) -> tuple[int, int, int]:
+    name:str, # architecture
+)->tuple[int, int, int]:
     "Parameters, trained ones and multiply-adds for 12 classes and one second at 16 kHz, without the frontend."
     costs = layers(build(name, 12))[['parameters', 'trainable', 'multiply_adds']].sum()
     parameters, trainable, multiply_adds = (int(total) for total in costs)
     return parameters, trainable, multiply_adds
 
 
-def models() -> pd.DataFrame:  # by name: parameters, trained, multiply_adds, frontend, paper; smallest first
+def models()->pd.DataFrame: # by name: parameters, trained, multiply_adds, frontend, paper; smallest first
     "Every registered architecture with its cost for 12 classes and one second at 16 kHz."
     load_families()
     rows = [(name, *_costs(name), known.frontend[0], known.paper) for name, known in ARCHITECTURES.items()]
@@ -365,12 +365,12 @@ def models() -> pd.DataFrame:  # by name: parameters, trained, multiply_adds, fr
 
 # %% ../nbs/40_modelling.ipynb #cfc65a85
 def _volume(
-    axes,               # matplotlib axes
-    left: float,        # position of the box
-    shape: tuple,       # (frames, bins, channels), (steps, channels) or (channels,)
-    wide: float = 0.035,  # axes units per frame
-    high: float = 0.08,  # axes units per bin
-) -> float:             # the position right of it
+    axes, # matplotlib axes
+    left:float, # position of the box
+    shape:tuple, # (frames, bins, channels), (steps, channels) or (channels,)
+    wide:float=0.035, # axes units per frame
+    high:float=0.08, # axes units per bin
+)->float: # the position right of it
     "Draw one output as sheets behind each other."
     if len(shape) == 2: shape = (shape[0], 1, shape[1])
     elif len(shape) == 1: shape = (1, shape[0], 1)
@@ -385,11 +385,11 @@ def _volume(
 
 # %% ../nbs/40_modelling.ipynb #e2b7ed4c
 def picture(
-    model: keras.Model,  # built
+    model:keras.Model, # built
     *,
-    kinds: str = 'Conv|Pool|Dense|Flatten|Attention|GRU',  # regular expression: the kinds of layer that are drawn
-    width: float = 11.0,  # of the figure, inches
-) -> Figure:
+    kinds:str='Conv|Pool|Dense|Flatten|Attention|GRU', # regular expression: the kinds of layer that are drawn
+    width:float=11.0, # of the figure, inches
+)->Figure:
     "Draw the outputs of a model's main layers, to scale in frames and bins."
     table = layers(model)
     table = table[table['kind'].str.contains(kinds, regex=True)]
@@ -413,11 +413,11 @@ def picture(
 
 # %% ../nbs/40_modelling.ipynb #0065055e
 def draw_block(
-    steps: Sequence[str],                            # text of each box, in order
+    steps:Sequence[str], # text of each box, in order
     *,
-    skips: Sequence[tuple[int, int, str]] = (),  # (before this step, into that one, label) for each path around
-    title: str = '',                                 # of the figure
-) -> Figure:
+    skips:Sequence[tuple[int, int, str]]=(), # (before this step, into that one, label) for each path around
+    title:str='', # of the figure
+)->Figure:
     "Draw a block as boxes from left to right, with arcs for the paths around."
     height = 1.2 + (0.45 + 0.45 * len(skips) if skips else 0)
     figure, axes = plt.subplots(figsize=(1.2 * len(steps) + 1, 0.3 + 0.75 * height), dpi=80)

@@ -259,7 +259,7 @@ def accepts_per_hour(
 
 # %% ../nbs/62_operating.ipynb #b87c0b54
 def window_scores(
-    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
     recording:np.ndarray, # (n,) int16, at the run's rate
     *,
     hop_s:float=0.1, # from one window to the next, s
@@ -276,7 +276,7 @@ def window_scores(
 
 # %% ../nbs/62_operating.ipynb #f7eb6713
 def noise_scores(
-    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
     index:pd.DataFrame, # of `corpus.index`
     *,
     split:str='test', # whose noise recordings: 'test', 'valid', 'train' or 'all'
@@ -443,7 +443,7 @@ def plot_reliability(
 
 # %% ../nbs/62_operating.ipynb #0493cd35
 def store_calibration(
-    run: Any, # a training.Run: its folder holds run.json
+    run:Any, # a training.Run: its folder holds run.json
     facts:dict, # of `calibration`; more entries, such as the split, are kept
 )->None:
     """Write a calibration into run.json, whole or not at all. `CorpusError` where there is none or it cannot be
@@ -460,7 +460,7 @@ def store_calibration(
 class Tempered:
     "A run whose probabilities have another temperature."
     def __init__(self,
-        run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+        run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
         temperature:float, # above 0
     ):
         self.run, self.temperature = run, temperature
@@ -476,7 +476,7 @@ class Tempered:
 
 # %% ../nbs/62_operating.ipynb #dd14aac8
 def tempered(
-    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
 )->Any: # the run itself where no calibration is stored
     "The run at the temperature that is stored with it."
     facts = run.info.get('calibration')
@@ -484,7 +484,7 @@ def tempered(
 
 # %% ../nbs/62_operating.ipynb #e923e6ae
 def calibrate_run(
-    run: Any, # a training.Run
+    run:Any, # a training.Run
     corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
     split:str='valid', # whose clips

@@ -375,7 +375,7 @@ def plant_one(
     row:Any, # the clip's row of the index
     clip:np.ndarray, # (n_samples,) int16
     number:int, # a different one for each clip; it goes into the name
-) -> None:
+)->None:
     "Write one clip with one fault, or the two clips that it takes."
     stem, rng, here = f'{row.speaker}_nohash_{number}', planter.rng, (row.word, row.split)
     if fault in SAMPLE_FAULTS: save_planted(planter, fault, SAMPLE_FAULTS[fault](clip, rng, planter.around), stem,
@@ -397,7 +397,7 @@ def plant_twice(
     row:Any, # the clip's row of the index
     clip:np.ndarray, # (n_samples,) int16
     number:int, # goes into the name
-) -> None:
+)->None:
     "The clip, and unless `fault` is '' a copy of it."
     stem = f'{row.speaker}_nohash_{number}'
     save_planted(planter, fault, clip, stem, row.word, row.split)

@@ -101,7 +101,7 @@ class Task:
     silence: bool = False   # is there a label for no word at all?
 
     @property
-    def labels(self) -> tuple[str, ...]: # in alphabetical order, the order of a model's outputs
+    def labels(self)->tuple[str, ...]: # in alphabetical order, the order of a model's outputs
         "The classes."
         return tuple(sorted({*self.words, *['unknown'] * self.unknown, *['silence'] * self.silence}))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 # %% ../nbs/02_quiet_tensorflow.ipynb #6aad515e
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet()->Iterator[None]:
     """Send everything that the process writes to its standard output and error nowhere, compiled code included, and
     let no logger warn."""
     with contextlib.ExitStack() as stack:
@@ -34,7 +34,7 @@ def quiet() -> Iterator[None]:
         yield
 
 # %% ../nbs/02_quiet_tensorflow.ipynb #2188da78
-def __getattr__(name: str) -> Any:
+def __getattr__(name:str)->Any:
     "TensorFlow, loaded when it is first asked for."
     if name != 'tensorflow': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # what matters reaches Python as an exception

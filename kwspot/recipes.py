@@ -76,8 +76,8 @@ _RULES = {
 
 
 def check_recipe(
-    recipe: Recipe,  # as made
-) -> None:
+    recipe:Recipe, # as made
+)->None:
     "`TrainingError` in one line for the first choice that makes no sense."
     for name, (holds, what) in _RULES.items():
         value = getattr(recipe, name)
@@ -116,9 +116,9 @@ RECIPES = {
 
 # %% ../nbs/48_recipes.ipynb #d83660d5
 def choose_recipe(
-    recipe: str | Recipe,  # a name in `RECIPES`, or a recipe
-    **changes,             # fields to change; those that are None stay
-) -> Recipe:
+    recipe:str|Recipe, # a name in `RECIPES`, or a recipe
+    **changes, # fields to change; those that are None stay
+)->Recipe:
     "The recipe of that name with some fields changed; `TrainingError` if there is none."
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise TrainingError(f'there is no recipe {recipe!r}; available: {", ".join(RECIPES)}')
@@ -128,8 +128,8 @@ def choose_recipe(
 
 
 def with_able_teachers(
-    recipe: Recipe,  # whose architecture was changed
-) -> Recipe:
+    recipe:Recipe, # whose architecture was changed
+)->Recipe:
     "The recipe; teachers that would hear other features than their pupil are of the pupil's own architecture instead."
     teacher = dict(recipe.teacher)
     frontends = [modelling.architecture(name).frontend for name in (recipe.model, teacher.get('model', recipe.model))]
@@ -138,18 +138,18 @@ def with_able_teachers(
 
 
 def teacher_recipe(
-    recipe: Recipe,  # with teachers
-) -> Recipe:
+    recipe:Recipe, # with teachers
+)->Recipe:
     "How the teachers of a recipe are trained."
     return dataclasses.replace(recipe, **{'name': f'{recipe.name}-teacher', 'teachers': 0, 'teacher': {},
                                           **recipe.teacher})
 
 # %% ../nbs/48_recipes.ipynb #82caf2f1
 def learning_rate(
-    recipe: Recipe,  # how to train
-    step: int,     # number of the step, from 0
-    n_steps: int,  # of the whole training
-) -> float:
+    recipe:Recipe, # how to train
+    step:int, # number of the step, from 0
+    n_steps:int, # of the whole training
+)->float:
     "The learning rate of one step: a linear rise during the warm-up, then constant, or half a cosine down to zero."
     n_rise = recipe.warm_up * n_steps
     if step < n_rise: return recipe.learning_rate * (step + 1) / (n_rise + 1)

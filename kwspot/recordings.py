@@ -24,7 +24,7 @@ class RecordingError(CorpusError):
 def speech_span(
     clip:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
     sample_rate:int=16000, # Hz
-) -> tuple[int, int]: # first sample, and the one after the last
+)->tuple[int, int]: # first sample, and the one after the last
     """Where the word in a clip is; the whole clip where all of it is equally loud. `RecordingError` for a clip
     shorter than 10 ms."""
     block = sample_rate // 100
@@ -41,7 +41,7 @@ def noise_piece(
     noise:np.ndarray, # (n,) mono, int16 or float in [-1, 1]
     n_samples:int, # wanted; what is too short is repeated
     rng:np.random.Generator, # says where it begins
-) -> np.ndarray: # (n_samples,) float32, mean square 1
+)->np.ndarray: # (n_samples,) float32, mean square 1
     "A piece of a noise recording from a random place. `RecordingError` if there is nothing but zeros."
     samples = features.as_samples(noise, dtype=np.float32)
     start = rng.integers(max(len(samples) - n_samples, 0) + 1)
@@ -60,7 +60,7 @@ def endless_noise(
     piece_s:float=20., # from one piece to the next, s
     fade_s:float=0.5, # of which they overlap, s
     seed:int|Sequence[int]=0, # of the places
-) -> np.ndarray: # (n_samples,) float32, mean square about 1
+)->np.ndarray: # (n_samples,) float32, mean square about 1
     "Pieces of noise recordings, one fading into the next. `RecordingError` if there are none."
     if not len(noises): raise RecordingError('no noise recordings: give at least one')
     rng, hop, fade = np.random.default_rng(seed), round(piece_s * sample_rate), round(fade_s * sample_rate)
@@ -81,7 +81,7 @@ def lay_word(
     *,
     snr_db:float, # of the word over what is there, dB
     sample_rate:int=16000, # Hz
-) -> tuple[int, int]: # samples of the recording between which the word lies
+)->tuple[int, int]: # samples of the recording between which the word lies
     "Add a clip to a recording at a signal-to-noise ratio. `RecordingError` for a silent clip."
     samples, fade = features.as_samples(clip, dtype=np.float32), sample_rate // 100
     first, last = speech_span(clip, sample_rate)
@@ -106,7 +106,7 @@ def make_recording(
     noise_db:float=-40., # level of the noise, dB below full scale
     sample_rate:int=16000, # Hz
     seed:int=0, # of gaps, ratios and noise
-) -> tuple[np.ndarray, pd.DataFrame]: # (n,) int16; columns word, start_s, end_s, snr_db, a row a clip
+)->tuple[np.ndarray, pd.DataFrame]: # (n,) int16; columns word, start_s, end_s, snr_db, a row a clip
     """Words over noise, and what was said when. Too loud is clipped, as a recorder does. `RecordingError` on bad
     input."""
     if len(clips) != len(words):
@@ -132,7 +132,7 @@ def match_events(
     truth:pd.DataFrame, # from `make_recording`: word, start_s, end_s
     *,
     tolerance_s:float=1., # so long after its end a word may be reported, s
-) -> tuple[np.ndarray, np.ndarray]: # (n_words,) event that hit each, or -1; (n_events,) word that each hit, or -1
+)->tuple[np.ndarray, np.ndarray]: # (n_words,) event that hit each, or -1; (n_events,) word that each hit, or -1
     "Pair events with the words they report, each with the earliest of its words that is still free."
     heard, taken = np.full(len(truth), -1), []
     words, starts, ends = (truth[name].to_numpy() for name in ('word', 'start_s', 'end_s'))
@@ -146,7 +146,7 @@ def match_events(
 def per_hour(
     count:int, # how often something happened
     hours:float, # in how long
-) -> tuple[float, list]: # rate, [lower, upper] limit of the 95 % interval
+)->tuple[float, list]: # rate, [lower, upper] limit of the 95 % interval
     "A rate per hour with Garwood's exact Poisson interval."
     from scipy.stats import chi2
     lower = chi2.ppf(0.025, 2 * count) / 2 if count else 0.
@@ -160,7 +160,7 @@ def score_events(
     duration_s:float, # of the recording, s
     keywords:Sequence[str]|None=None, # what should be reported; None: every word in `truth`
     tolerance_s:float=1., # see `match_events`
-) -> dict: # n_words, hits, misses, miss_rate, false_accepts, the same per hour, median_delay_s, hours
+)->dict: # n_words, hits, misses, miss_rate, false_accepts, the same per hour, median_delay_s, hours
     "Compare events with what was said. `RecordingError` for a recording without length."
     if not duration_s > 0:
         raise RecordingError(f'duration_s={duration_s}: give the length of the recording in seconds')

@@ -54,7 +54,7 @@ def basic_tables(
 
 # %% ../nbs/64_report.ipynb #7d42dc1e
 def measure(
-    run: Any, # a training.Run, or anything with `labels`, `info`, `folder` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info`, `folder` and `predict`
     corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'
@@ -166,7 +166,7 @@ def write_tables(
 
 # %% ../nbs/64_report.ipynb #ad890add
 def picture_tag(
-    figure: Any, # matplotlib Figure
+    figure:Any, # matplotlib Figure
     text:str, # what it shows, for those who do not see it
 )->str: # HTML
     "A figure as an image that carries its own data; the same figure gives the same bytes."

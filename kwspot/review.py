@@ -257,7 +257,7 @@ def write_findings(
     audited:pd.DataFrame, # as `anomaly.audit` returns it
     path:str|os.PathLike, # .parquet, .csv or .html
     **options, # of `findings_page`
-) -> None:
+)->None:
     "Write the findings, one row a clip or a page, whole or not at all. `CorpusError` for another suffix."
     path = Path(path)
     if path.suffix not in ('.parquet', '.csv', '.html'):
@@ -275,7 +275,7 @@ class Queue:
         path:str|os.PathLike, # the file of decisions; made with the first one
         *,
         findings:list[str]|None=None, # which findings to look at; None: all
-    ) -> None:
+    )->None:
         unknown = set(findings or []) - set(FINDINGS)
         if unknown: raise CorpusError(f'no finding is called {sorted(unknown)[0]}; choose of {", ".join(FINDINGS)}')
         self.clips = audited.set_index(pd.Index(clip_names(audited), name='clip'))
@@ -291,7 +291,7 @@ class Queue:
 
     def ask(self,
         findings:list[str]|None=None, # None: all
-    ) -> None:
+    )->None:
         "Begin a queue: the clips with these findings that nobody has decided about."
         wanted = self.clips[list(findings or FINDINGS)].any(axis=1)
         done = self.decisions
@@ -305,7 +305,7 @@ class Queue:
 
     def step(self,
         n:int, # 1: the next clip, -1: the one before
-    ) -> None:
+    )->None:
         "Move without a decision."
         self.place = min(max(self.place + n, 0), len(self.queue))
 
@@ -317,7 +317,7 @@ class Reviewer(Queue):
         path:str|os.PathLike, # the file of decisions; made with the first one
         *,
         findings:list[str]|None=None, # which findings to look at; None: all
-    ) -> None:
+    )->None:
         super().__init__(audited, path, findings=findings)
         self.history = []
 
@@ -325,7 +325,7 @@ class Reviewer(Queue):
         action:str, # one of ACTIONS
         value:str='', # the word, or the seconds that stay
         note:str='', # for whoever reads the file
-    ) -> None:
+    )->None:
         "Save a decision about the clip, and go on to the next."
         if self.clip is None: raise CorpusError('the queue is at its end; there is nothing to decide')
         check_decision(self.clip, action, value)
@@ -333,7 +333,7 @@ class Reviewer(Queue):
         save_decisions(self.path, [dict(clip=self.clip, action=action, value=value, note=note)])
         self.place += 1
 
-    def undo(self) -> None:
+    def undo(self)->None:
         "Take the last decision back, and return to its clip."
         if not self.history: return
         self.place, clip, before = self.history.pop()

@@ -186,7 +186,7 @@ def sweeps(
 
 # %% ../nbs/63_robustness.ipynb #e9b3b74e
 def run_sweep(
-    run: Any, # a training.Run, or anything with `labels` and `predict`
+    run:Any, # a training.Run, or anything with `labels` and `predict`
     clips:np.ndarray, # (n, n_samples) int16
     targets:np.ndarray, # (n,) int, true class
     speakers:np.ndarray, # (n,) '' where nobody knows
@@ -205,7 +205,7 @@ def run_sweep(
 
 # %% ../nbs/63_robustness.ipynb #aeb76466
 def sample_clips(
-    run: Any, # a training.Run, or anything with `labels` and `info`
+    run:Any, # a training.Run, or anything with `labels` and `info`
     index:pd.DataFrame, # of `corpus.index`
     *,
     split:str='test', # whose clips
@@ -224,7 +224,7 @@ def sample_clips(
 
 # %% ../nbs/63_robustness.ipynb #ec5a69c8
 def robustness(
-    run: Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame, # a corpus folder or an index
     *,
     split:str='test', # whose clips
@@ -348,7 +348,7 @@ def latency(
 
 # %% ../nbs/63_robustness.ipynb #9782832c
 def cost_table(
-    run: Any, # a training.Run, or anything with `info`, `folder` and `predict`
+    run:Any, # a training.Run, or anything with `info`, `folder` and `predict`
     clip:np.ndarray, # (n_samples,) int16
     *,
     n:int=100, # answers that are timed

@@ -37,7 +37,7 @@ class StateError(CorpusError):
 def in_turn(
     kept:keras.KerasTensor, # (1, phases * n, ...), the memory of this step's phase first
     n:int, # that belong to a phase
-) -> tuple: # (1, n, ...) the memory of this step, and (1, (phases - 1) * n, ...) those of the next ones
+)->tuple: # (1, n, ...) the memory of this step, and (1, (phases - 1) * n, ...) those of the next ones
     "What a step may see of a memory that phases share, and what it must hand on; None where it shares with no other."
     return (kept, None) if kept.shape[1] == n else (kept[:, :n], kept[:, n:])
 
@@ -210,7 +210,7 @@ _MEANS = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling
 def refused(
     layer:keras.Layer, # stands in the way
     why:str, # what it does
-) -> StateError:
+)->StateError:
     "The error for a layer that has no place in a stream."
     return StateError(f'the layer {layer.name} ({type(layer).__name__}) {why}: no state can be carried; build the '
                       'architecture with causal=True if it has that option, or let the features alone be '
@@ -233,13 +233,13 @@ class Pace:
     memory:str='window' # or 'all', see `carried_network`
 
     @property
-    def phases(self) -> int: return max(1, self.stride // self.n_frames)
+    def phases(self)->int: return max(1, self.stride // self.n_frames)
 
 
 def stepwise(
     layer:keras.Layer, # of an offline network; or a Keras operation
     pace:Pace, # of the steps, at this layer
-) -> keras.Layer: # what does its work in steps
+)->keras.Layer: # what does its work in steps
     "The rule for one layer. `StateError` if there is none."
     past:dict[str, Any] = {'share': pace.share, 'phases': pace.phases}
     if isinstance(layer, _BY_FRAME) or _is_mean_of_bins(layer): return layer
@@ -265,7 +265,7 @@ def stepwise(
 # %% ../nbs/47_stateful.ipynb #0a998605
 def strides_before(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
-) -> dict: # name of each layer: frames from input to input
+)->dict: # name of each layer: frames from input to input
     "The product of the strides that lie before each layer, along whichever path."
     found, at = {}, {id(network.input): 1}
     for layer in network.operations:
@@ -278,7 +278,7 @@ def strides_before(
 
 def copy_of(
     model:keras.Model, # is left as it is
-) -> keras.Model: # with layers and weights of its own
+)->keras.Model: # with layers and weights of its own
     "A copy whose layers can be put to another use."
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
@@ -291,7 +291,7 @@ def carried_network(
     *,
     per_answer:int=1, # from `frames_per_answer`
     memory:str='window', # the mean over time: of as many outputs as offline, or of 'all' there ever were
-) -> keras.Model: # features of a step (1, n_frames, bins, 1) -> probabilities; remembers the rest
+)->keras.Model: # features of a step (1, n_frames, bins, 1) -> probabilities; remembers the rest
     "The network in steps. `StateError` naming the layer that stands in the way."
     step = keras.Input(batch_shape=(1, n_frames, *network.input_shape[2:]), name='step')
     strides, share = strides_before(network), min(1., per_answer / n_frames)
@@ -301,7 +301,7 @@ def carried_network(
 
 def frames_per_answer(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
-) -> int:
+)->int:
     """How many frames it takes to change a causal network's answer: the product of its strides. `StateError` if it
     is not causal."""
     means = [layer for layer in network.layers if isinstance(layer, _MEANS)]
@@ -325,27 +325,27 @@ class StepModel:
     carried:bool # whether the network's state is carried, or that of the features alone
 
     @property
-    def state(self) -> list:
+    def state(self)->list:
         "The variables that are carried from step to step."
         layers = [layer for layer in self.model._flatten_layers()
                   if isinstance(layer, (Past, PastLevel, RunningMean))]
         return [variable for layer in layers for variable in layer.variables]
 
     @property
-    def facts(self) -> dict:
+    def facts(self)->dict:
         "What a program must know to run the steps."
         names = ('hop', 'n_input', 'n_early', 'n_silent', 'carried')
         return {**{name: getattr(self, name) for name in names},
                 'n_state': sum(math.prod(variable.shape) for variable in self.state)}
 
-    def reset(self) -> None:
+    def reset(self)->None:
         "Forget everything heard."
         for variable in self.state: variable.assign(np.zeros(variable.shape))
 
 # %% ../nbs/47_stateful.ipynb #a3f2b1d9
 def parts_of(
     model:keras.Model, # of `modelling.build(..., waveform=True)`, or loaded from a run
-) -> tuple[frontends.Frontend, keras.Model]:
+)->tuple[frontends.Frontend, keras.Model]:
     """The frontend and the network of a model on waveforms. `StateError` if they cannot be told apart or the
     frontend cannot be streamed."""
     frontend, network = (next((layer for layer in model.layers if isinstance(layer, kind)), None)
@@ -365,7 +365,7 @@ def step_frames(
     frontend:frontends.Frontend, # of the model
     hop_ms:float, # wanted, ms
     strides:Iterable[int]=(1,), # at which steps may be cut: `strides_before` of the layers
-) -> int:
+)->int:
     "The frames of a step: the wanted time, rounded up to what the strides allow. `StateError` unless it is a time."
     if not 0 < hop_ms < math.inf: raise StateError(f'hop_ms={hop_ms}: give a time above 0')
     wanted, longest = math.ceil(round(hop_ms * frontend.sample_rate / 1000 / frontend.lengths.step, 6)), max(strides)
@@ -375,7 +375,7 @@ def step_frames(
 def remembered_network(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
     n_frames:int, # of a step
-) -> keras.Model: # features of a step (1, n_frames, bins, 1) -> probabilities of the window that ends with it
+)->keras.Model: # features of a step (1, n_frames, bins, 1) -> probabilities of the window that ends with it
     "The network behind a memory of the features of its window."
     step = keras.Input(batch_shape=(1, n_frames, *network.input_shape[2:]), name='step')
     return keras.Model(step, copy_of(network)(Past(network.input_shape[1] - n_frames)(step)), name=network.name)
@@ -387,7 +387,7 @@ def step_model(
     hop_ms:float|None=None, # a step is at least so long, ms; None: what the strides give, from 20 up, or 100
     carried:bool|None=None, # carry the network's state; None: where the network allows it
     memory:str='window', # where state is carried, see `carried_network`
-) -> StepModel:
+)->StepModel:
     "A model on waveforms in steps. `StateError` if it cannot be, or not in steps as long as that."
     frontend, network = parts_of(model)
     if carried is None: carried = is_causal(network)
@@ -412,7 +412,7 @@ def step_model(
 
 def is_causal(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
-) -> bool:
+)->bool:
     "Whether the state of a network can be carried."
     try: return frames_per_answer(network) >= 1
     except StateError: return False
@@ -421,7 +421,7 @@ def is_causal(
 def run_steps(
     steps:StepModel, # is reset first
     recording:np.ndarray, # (n_samples,) float32 in [-1, 1]
-) -> tuple[np.ndarray, np.ndarray]: # (n,) samples heard at each answer, (n, n_classes) probabilities
+)->tuple[np.ndarray, np.ndarray]: # (n,) samples heard at each answer, (n, n_classes) probabilities
     "All answers to a recording, step by step: what a stream should give, in the plainest way."
     steps.reset()
     padded = np.concatenate([np.zeros(steps.n_early, np.float32), recording])
@@ -436,7 +436,7 @@ def run_steps(
 def end_to_end(
     rows:Sequence[tf.Tensor], # (1, n) each
     at_a_time:int, # that are joined at once: 10 is all that LiteRT for Microcontrollers can
-) -> tf.Tensor: # (1, sum of n)
+)->tf.Tensor: # (1, sum of n)
     "Rows, one behind the other."
     while len(rows) > 1: rows = [tf.concat(rows[i:i + at_a_time], axis=1) for i in range(0, len(rows), at_a_time)]
     return rows[0]
@@ -446,7 +446,7 @@ def explicit(
     steps:StepModel, # as `step_model` gives
     *,
     apart:bool=False, # let each part of the state have a scale of its own where it is rounded to 8 bits
-) -> Callable: # tensors samples (1, n_input), state (1, n_state) -> dict of probabilities (1, n_classes), state
+)->Callable: # tensors samples (1, n_input), state (1, n_state) -> dict of probabilities (1, n_classes), state
     "The steps as a TensorFlow function whose state is an argument; a state of zeros is the beginning."
     model, state = steps.model, steps.state
     places = {id(variable): i for i, variable in enumerate(state)}
@@ -473,7 +473,7 @@ def step_converter(
     folder:str|Path, # for a SavedModel
     *,
     apart:bool=False, # as in `explicit`
-) -> tf.lite.TFLiteConverter:
+)->tf.lite.TFLiteConverter:
     "A LiteRT converter of the steps with explicit state; needs the folder as long as it is used."
     holder = tf.Module()
     # so that they become constants
@@ -485,7 +485,7 @@ def step_converter(
 
 def steps_to_litert(
     steps:StepModel, # as `step_model` gives
-) -> bytes:
+)->bytes:
     "The steps as a LiteRT model with explicit state."
     with tempfile.TemporaryDirectory() as folder, quiet(): return step_converter(steps, folder).convert()
 
@@ -500,7 +500,7 @@ def write_steps(
     recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1], to compare on; None: two seconds of noise
     convert:Callable=steps_to_litert, # StepModel -> LiteRT model
     tolerance:float=1e-4, # largest difference of a probability from the model's
-) -> dict: # file, bytes, n_answers, max_abs_difference, and the facts of the steps
+)->dict: # file, bytes, n_answers, max_abs_difference, and the facts of the steps
     """Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers
     differently."""
     from kwspot.streaming import answers_to, load_steps

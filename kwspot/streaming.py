@@ -37,26 +37,26 @@ class Windows:
     hop_ms:float=100. # from window to window, ms
 
     @property
-    def labels(self) -> tuple: return tuple(self.model.labels)
+    def labels(self)->tuple: return tuple(self.model.labels)
     @property
-    def sample_rate(self) -> int: return self.model.sample_rate
+    def sample_rate(self)->int: return self.model.sample_rate
     @property
-    def n_samples(self) -> int: return self.model.n_samples
+    def n_samples(self)->int: return self.model.n_samples
     @property
-    def temperature(self) -> float:
+    def temperature(self)->float:
         return temperature_of(self.model)
     @property
-    def cut(self) -> dict:
+    def cut(self)->dict:
         return {'size': self.n_samples, 'hop': max(1, round(self.hop_ms * self.sample_rate / 1000)), 'n_early': 0}
     n_silent = 0
 
-    def start(self) -> None:
+    def start(self)->None:
         "The state at the beginning: there is none."
 
     def answer(self,
         pieces:np.ndarray, # (n, n_samples) float32
         state:Any, # not used
-    ) -> tuple[np.ndarray, None]: # (n, n_classes) float32
+    )->tuple[np.ndarray, None]: # (n, n_classes) float32
         "Probabilities for each window."
         parts = [self.model.predict(np.ascontiguousarray(pieces[at:at + 64])) for at in range(0, len(pieces), 64)]
         return np.concatenate([np.zeros((0, len(self.labels)), np.float32), *parts]), None
@@ -73,21 +73,21 @@ class Steps:
     temperature:float=1. # fitted to the probabilities, see `exported.temperature_of`
 
     @property
-    def hop_ms(self) -> float: return 1000 * self.facts['hop'] / self.sample_rate
+    def hop_ms(self)->float: return 1000 * self.facts['hop'] / self.sample_rate
     @property
-    def cut(self) -> dict:
+    def cut(self)->dict:
         return {'size': self.facts['n_input'], 'hop': self.facts['hop'], 'n_early': self.facts['n_early']}
     @property
-    def n_silent(self) -> int: return self.facts['n_silent']
+    def n_silent(self)->int: return self.facts['n_silent']
 
-    def start(self) -> np.ndarray: # (1, n_state) float32
+    def start(self)->np.ndarray: # (1, n_state) float32
         "The state at the beginning."
         return np.zeros((1, self.facts['n_state']), np.float32)
 
     def answer(self,
         pieces:np.ndarray, # (n, n_input) float32
         state:Any, # (1, n_state), from `start` or the call before
-    ) -> tuple[np.ndarray, np.ndarray]: # (n, n_classes) float32, and the state after them
+    )->tuple[np.ndarray, np.ndarray]: # (n, n_classes) float32, and the state after them
         "Probabilities after each step."
         probabilities = np.empty((len(pieces), len(self.labels)), np.float32)
         for i in range(len(pieces)): probabilities[i], state = self.advance(pieces[i:i + 1], state)
@@ -96,7 +96,7 @@ class Steps:
 # %% ../nbs/70_streaming.ipynb #2331edb4
 def load_steps(
     file:str|Path, # that `stateful.write_steps` wrote, or a folder with the same as C++ source
-) -> Steps:
+)->Steps:
     "A model in steps from a LiteRT file. `StreamError` for a file that is none."
     facts = facts_of(Path(file))
     if 'steps' not in facts:
@@ -109,7 +109,7 @@ def litert_steps(
     content:bytes, # a LiteRT model in steps
     facts:Mapping, # that go with it
     file:str|Path, # where it comes from, for the message
-) -> Steps:
+)->Steps:
     "A model in steps from LiteRT. `StreamError` for what cannot be run in steps."
     if importlib.util.find_spec('ai_edge_litert'): from ai_edge_litert.interpreter import Interpreter
     else: from tensorflow.lite import Interpreter
@@ -137,7 +137,7 @@ def litert_advance(
     state_in:int, # number of the tensor
     probabilities_out:int, # number of the tensor
     state_out:int, # number of the tensor
-) -> Callable: # for `Steps`
+)->Callable: # for `Steps`
     "A step as a function."
     def advance(samples, state):
         interpreter.set_tensor(samples_in, samples)
@@ -152,7 +152,7 @@ def steps_of(
     *,
     hop_ms:float|None=None, # see `stateful.step_model`
     carried:bool|None=None, # see `stateful.step_model`
-) -> Steps:
+)->Steps:
     "A run in steps, by TensorFlow. `stateful.StateError` if it cannot be taken in steps."
     from kwspot import stateful
     steps = stateful.step_model(run.model, hop_ms=hop_ms, carried=carried)
@@ -171,7 +171,7 @@ def open_listener(
     *,
     hop_ms:float|None=None, # from answer to answer; None: the model's own
     carried:bool|None=None, # for a run: carry the network's state; None: where it can be
-) -> Windows|Steps:
+)->Windows|Steps:
     "What answers for a model, in the cheapest way there is. `StreamError` or `ExportError` for what is no model."
     if isinstance(model, (Windows, Steps)): return model
     if isinstance(model, (str, Path)): return open_listener(_load(Path(model)), hop_ms=hop_ms, carried=carried)
@@ -210,7 +210,7 @@ def export_stream(
     *,
     hop_ms:float|None=None, # see `stateful.step_model`
     carried:bool|None=None, # see `stateful.step_model`
-) -> dict: # file, bytes, max_abs_difference, hop, carried, ...
+)->dict: # file, bytes, max_abs_difference, hop, carried, ...
     "Write a run in steps for LiteRT into its folder export/; it must answer as the model does."
     from kwspot import stateful
     facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
@@ -229,7 +229,7 @@ class Ear:
         self._nothing = Answers(np.zeros(0), np.zeros((0, len(listener.labels)), np.float32))
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self)->None:
         "Begin a new stream."
         cut = self.listener.cut
         self._cutter, self._state, self._n_silent = Cutter(**cut), self.listener.start(), self.listener.n_silent
@@ -237,7 +237,7 @@ class Ear:
 
     def push(self,
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
-    ) -> Answers:
+    )->Answers:
         """The answers that this chunk completes. `StreamError` for a chunk that is no audio; the stream stays as it
         was."""
         pieces = self._cutter.push(as_chunk(chunk))
@@ -260,7 +260,7 @@ def answers_to(
     recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
     *,
     chunk_samples:int=160000, # pushed at a time
-) -> Answers:
+)->Answers:
     "All answers to a recording."
     ear = Ear(open_listener(model))
     parts = [ear.push(recording[at:at + chunk_samples]) for at in range(0, max(len(recording), 1), chunk_samples)]
@@ -283,14 +283,14 @@ class Hearing:
         self.decider = Decider(self.labels, 1000 * listener.cut['hop'] / self.sample_rate, decision)
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self)->None:
         "Begin a new stream."
         self.ear.reset()
         self.decider.reset()
         self.n_heard = 0
 
     @property
-    def seconds(self) -> float:
+    def seconds(self)->float:
         "How much audio was heard, s."
         return self.n_heard / self.sample_rate
 
@@ -299,7 +299,7 @@ class Streamer(Hearing):
     "Feed chunks of audio of any size, get events."
     def push(self,
         chunk:np.ndarray, # (n,) mono, int16 or float in [-1, 1]; n may be 0
-    ) -> list[Event]:
+    )->list[Event]:
         "The events that this chunk makes. `StreamError` for a chunk that is no audio; the stream stays as it was."
         try: times, probabilities = self.ear.push(chunk)
         except StreamError as error: raise StreamError(f'at {self.seconds:.2f} s of the stream: {error}') from None
@@ -311,7 +311,7 @@ class Streamer(Hearing):
         if self.temperature != 1: probabilities = at_temperature(probabilities, self.temperature)
         return self.decider.push(Answers(times, probabilities))
 
-    def finish(self) -> list[Event]:
+    def finish(self)->list[Event]:
         "The events at the end of a recording, none later than the end. `reset` before the next recording."
         heard, end = self.n_heard, round(self.seconds, 4)
         silence = max(self.n_samples // 2, self.n_samples - heard) + self.ear.listener.cut['hop'] if heard else 0
@@ -323,7 +323,7 @@ class Streamer(Hearing):
 def listen(
     streamer:Streamer, # is reset first
     chunks:Iterable[np.ndarray], # (n,) mono, int16 or float in [-1, 1]
-) -> Iterator[Event]:
+)->Iterator[Event]:
     """Events as they come, to the end of the chunks; where the chunks break off with a `StreamError`, it follows
     the last event."""
     streamer.reset()
@@ -346,7 +346,7 @@ def operating_points(
     *,
     thresholds:Sequence[float]=THRESHOLDS, # to try
     decision:Decision=Decision(), # all else
-) -> object: # DataFrame indexed by threshold: miss_rate, false_accepts_per_hour, median_delay_s, ...
+)->object: # DataFrame indexed by threshold: miss_rate, false_accepts_per_hour, median_delay_s, ...
     "What each threshold would have reported. Choose on speakers that are neither in the training nor in the test."
     listener = open_listener(model)
     answers = answers_to(listener, recording)
@@ -364,7 +364,7 @@ def points_of(
     duration_s:float, # of the recording, s
     thresholds:Sequence[float], # to try
     decision:Decision, # all else
-) -> object: # DataFrame, see `operating_points`
+)->object: # DataFrame, see `operating_points`
     "Operating points where the answers are known."
     import pandas as pd
     from kwspot.recordings import score_events
@@ -382,7 +382,7 @@ def choose_threshold(
     points:Any, # from `operating_points`
     *,
     false_accepts_per_hour:float=1., # at most
-) -> float:
+)->float:
     "The threshold that misses least while it keeps to so many false accepts. `StreamError` if none does."
     allowed = points[points['false_accepts_per_hour'].astype(float) <= false_accepts_per_hour]
     if allowed.empty:
@@ -398,7 +398,7 @@ def split_recording(
     hours:float=0.25, # about so long
     noise:Sequence[str]=('train', 'valid'), # the splits of the noise recordings under them
     seed:int=0, # of the order, gaps, ratios and places in the noise
-) -> tuple[np.ndarray, object]: # (n,) int16 and the DataFrame of what was said, see `recordings.make_recording`
+)->tuple[np.ndarray, object]: # (n,) int16 and the DataFrame of what was said, see `recordings.make_recording`
     "The clips of a split in random order, some of them or all again and again, over noise."
     from kwspot.recordings import make_recording
     rows = packed.select(split=split)
@@ -415,7 +415,7 @@ def split_recording(
 # %% ../nbs/70_streaming.ipynb #e71205e2
 def pooled_points(
     tables:Sequence, # DataFrames from `operating_points`, of the same thresholds
-) -> Any: # DataFrame indexed by threshold: n_words, hits, misses, miss_rate, false_accepts, ..., hours
+)->Any: # DataFrame indexed by threshold: n_words, hits, misses, miss_rate, false_accepts, ..., hours
     "Operating points over several recordings together."
     columns = ['n_words', 'hits', 'misses', 'false_accepts', 'hours']
     total = sum(table[columns].astype(float) for table in tables)
@@ -432,7 +432,7 @@ def fit_threshold(
     hours:float=2., # of recordings to choose on
     split:str='valid', # whose clips they hold
     seed:int=0, # of the recordings
-) -> dict: # words, threshold, wanted_per_hour, and what it gave: n_words, miss_rate, false_accepts, hours
+)->dict: # words, threshold, wanted_per_hour, and what it gave: n_words, miss_rate, false_accepts, hours
     "Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts."
     from kwspot.training import read_info, write_json
     folder, info = Path(folder), read_info(folder)
@@ -460,7 +460,7 @@ def _words_key(words):
 def stored_threshold(
     folder:str|Path, # of a run, or anything else
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
-) -> float|None:
+)->float|None:
     "The threshold that `fit_threshold` kept for these words and the run as it is; None where there is none."
     try:
         facts = json.loads((Path(folder) / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
@@ -471,7 +471,7 @@ def stored_threshold(
 def follow(
     model:Any, # as `open_listener` takes it
     recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
-) -> Answers: # none before a whole window was heard
+)->Answers: # none before a whole window was heard
     "All answers to a recording and the half second of silence after it."
     listener = open_listener(model)
     n_silent = max(listener.n_samples // 2, listener.n_samples - len(recording)) + listener.cut['hop']
@@ -484,7 +484,7 @@ def judged(
     model:Any, # as `open_listener` takes it
     answers:Answers, # from `follow`
     decision:Decision=Decision(), # how to decide
-) -> tuple[Answers, list[Event]]: # smoothed answers, events
+)->tuple[Answers, list[Event]]: # smoothed answers, events
     "What is decided about answers, and what it is decided upon."
     listener = open_listener(model)
     decider = Decider(listener.labels, 1000 * listener.cut['hop'] / listener.sample_rate, decision)

@@ -59,7 +59,7 @@ def _receive(samples, n_samples, events):
 _LOADED = []  # the library, once loaded
 
 
-def load_espeak() -> ctypes.CDLL:
+def load_espeak()->ctypes.CDLL:
     "The espeak-ng library, started if it is not yet. Raises `SynthError` if it cannot be loaded."
     if _LOADED: return _LOADED[0]
     try:
@@ -79,7 +79,7 @@ def load_espeak() -> ctypes.CDLL:
     return library
 
 
-def restart_espeak() -> None:
+def restart_espeak()->None:
     "Unload espeak-ng and start it afresh, so that what it says next does not depend on what it has said before."
     if _LOADED:
         library = _LOADED.pop()
@@ -104,13 +104,13 @@ def _let_through():
 
 # %% ../nbs/01_synth.ipynb #2532f28e
 def say(
-    text: str,  # what to speak; `[[...]]` holds phoneme mnemonics
+    text:str, # what to speak; `[[...]]` holds phoneme mnemonics
     *,
-    voice: str = 'en-us',  # an espeak-ng voice, with a variant after a plus sign: `en-gb+f2`
-    rate: float = 160,  # words a minute, 80 to 450
-    pitch: float = 50,  # 0 to 99
-    pitch_range: float = 50,  # liveliness of the intonation, 0 (monotone) to 99
-) -> np.ndarray:  # (n_samples,) mono int16 at 22,050 Hz
+    voice:str='en-us', # an espeak-ng voice, with a variant after a plus sign: `en-gb+f2`
+    rate:float=160, # words a minute, 80 to 450
+    pitch:float=50, # 0 to 99
+    pitch_range:float=50, # liveliness of the intonation, 0 (monotone) to 99
+)->np.ndarray: # (n_samples,) mono int16 at 22,050 Hz
     "Speak a line with espeak-ng. Raises `SynthError` for an unknown voice."
     library = load_espeak()
     if library.espeak_SetVoiceByName(voice.encode('utf-8')) != 0:
@@ -126,9 +126,9 @@ def say(
 # %% ../nbs/01_synth.ipynb #16b1885b
 @lru_cache(maxsize=4096)
 def phonemes(
-    word: str,  # any text that espeak-ng can read
-    voice: str = 'en-us',  # an espeak-ng voice
-) -> str:  # espeak-ng's phoneme mnemonics, primary stress marked by '
+    word:str, # any text that espeak-ng can read
+    voice:str='en-us', # an espeak-ng voice
+)->str: # espeak-ng's phoneme mnemonics, primary stress marked by '
     """How a voice reads a word, as phoneme mnemonics with a primary stress. Raises `SynthError` if there is
     nothing to speak."""
     library = load_espeak()
@@ -163,9 +163,9 @@ _PHONEME = re.compile(r"A@|o@|i@|@r|A:|O:|3:|i:|u:|o:|e:|a:|oU|aU|eI|aI2?|OI|aa|
 
 # %% ../nbs/01_synth.ipynb #4dda0e32
 def draw_habits(
-    foreign: bool,  # a speaker of another language
-    rng: np.random.Generator,  # source of randomness
-) -> tuple:  # of (pattern, replacement)
+    foreign:bool, # a speaker of another language
+    rng:np.random.Generator, # source of randomness
+)->tuple: # of (pattern, replacement)
     "Choose a speaker's habits; what is said as usual is left out."
     table = HABITS | FOREIGN_HABITS if foreign else HABITS
     chosen = []
@@ -178,19 +178,19 @@ def draw_habits(
 
 @lru_cache(maxsize=4096)
 def knows(
-    language: str,  # an espeak-ng voice
-    phoneme: str,  # one mnemonic
-) -> bool:  # whether the voice can say it
+    language:str, # an espeak-ng voice
+    phoneme:str, # one mnemonic
+)->bool: # whether the voice can say it
     "Whether a language has a phoneme: an unknown one ends the speech at once."
     text = f"[['{phoneme}]]" if phoneme[0] in 'AaEe3@VIiUuOo0' else f"[[{phoneme}'i]]"
     return len(say(text, voice=language)) > 2600
 
 
 def apply_accent(
-    mnemonics: str,  # espeak-ng's phoneme mnemonics
-    habits: tuple = (),  # of (pattern, replacement)
-    language: str = 'en-us',  # the voice that will say it
-) -> str:  # the mnemonics as that speaker says them
+    mnemonics:str, # espeak-ng's phoneme mnemonics
+    habits:tuple=(), # of (pattern, replacement)
+    language:str='en-us', # the voice that will say it
+)->str: # the mnemonics as that speaker says them
     "Rewrite a word's phonemes by a speaker's habits and by what their language has."
     phones = _PHONEME.findall(mnemonics)
     for pattern, replacement in habits:
@@ -249,9 +249,9 @@ SPLIT_PATTERN = ('train', 'test', 'train', 'valid') + ('train',) * 6
 
 
 def speaker_names(
-    n_speakers: int,  # how many
-    seed: int = 0,  # seed of the draw
-) -> list:  # of str: eight hex digits each, all different
+    n_speakers:int, # how many
+    seed:int=0, # seed of the draw
+)->list: # of str: eight hex digits each, all different
     """Names whose splits by Speech Commands' rule follow `SPLIT_PATTERN`; the first names do not depend on
     how many are asked for."""
     rng, names = np.random.default_rng([seed, 1]), {}
@@ -263,8 +263,8 @@ def speaker_names(
 
 # %% ../nbs/01_synth.ipynb #9e5c3150
 def draw_place(
-    rng: np.random.Generator,  # source of randomness
-) -> dict:  # the fields of `Speaker` that belong to the place and not to the voice
+    rng:np.random.Generator, # source of randomness
+)->dict: # the fields of `Speaker` that belong to the place and not to the voice
     "Draw a room, a microphone, a noise and where in the window words fall."
     return dict(
         room=float(rng.uniform(0.1, 0.7)), distance=float(rng.normal(-13, 6)),
@@ -276,10 +276,10 @@ def draw_place(
 
 # %% ../nbs/01_synth.ipynb #91fc0538
 def draw_speaker(
-    number: int,  # position in the corpus
-    name: str,  # eight hex digits
-    seed: int = 0,  # seed of the corpus
-) -> Speaker:  # the same for the same number and seed
+    number:int, # position in the corpus
+    name:str, # eight hex digits
+    seed:int=0, # seed of the corpus
+)->Speaker: # the same for the same number and seed
     """Draw one speaker: near the microphone of a phone or laptop in an ordinary room, of any age, as in
     Speech Commands."""
     rng = np.random.default_rng([seed, 2, number])
@@ -300,18 +300,18 @@ def draw_speaker(
 
 
 def draw_speakers(
-    n_speakers: int,  # how many
-    seed: int = 0,  # seed of the corpus
-) -> list:  # of Speaker
+    n_speakers:int, # how many
+    seed:int=0, # seed of the corpus
+)->list: # of Speaker
     "The first `n_speakers` speakers of a corpus."
     return [draw_speaker(number, name, seed) for number, name in enumerate(speaker_names(n_speakers, seed))]
 
 # %% ../nbs/01_synth.ipynb #1fbe76a6
 def coloured_noise(
-    n_samples: int,  # length
-    slope: float,  # dB an octave: 0 white, -3 pink, -6 brown
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (n_samples,) float32, mean square 1
+    n_samples:int, # length
+    slope:float, # dB an octave: 0 white, -3 pink, -6 brown
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (n_samples,) float32, mean square 1
     "Gaussian noise with a spectrum that falls by `slope` dB an octave above 20 Hz (16 kHz sampling)."
     n_fft = fft.next_fast_len(max(n_samples, 2), real=True)
     frequency = np.maximum(fft.rfftfreq(n_fft, 1 / 16000), 20.0)
@@ -321,15 +321,15 @@ def coloured_noise(
     return unit_power(fft.irfft(spectrum, n_fft)[:n_samples])
 
 
-def unit_power(audio: np.ndarray) -> np.ndarray:  # (n_samples,) float32
+def unit_power(audio:np.ndarray)->np.ndarray: # (n_samples,) float32
     "Scale to a mean square of 1; silence stays silence."
     return (audio / max(float(np.sqrt(np.mean(np.square(audio)))), 1e-9)).astype(np.float32)
 
 # %% ../nbs/01_synth.ipynb #da2ea60f
 def hum_noise(
-    n_samples: int,  # length
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (n_samples,) float32, mean square 1
+    n_samples:int, # length
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (n_samples,) float32, mean square 1
     "Mains hum: the harmonics of 50 or 60 Hz, swelling slowly, over a little brown noise."
     time = np.arange(n_samples, dtype=np.float32) / 16000
     base = float(rng.choice([50.0, 60.0])) * float(rng.uniform(0.998, 1.002))
@@ -340,9 +340,9 @@ def hum_noise(
 
 
 def clatter_noise(
-    n_samples: int,  # length
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (n_samples,) float32, mean square 1
+    n_samples:int, # length
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (n_samples,) float32, mean square 1
     "Dishes, keys and taps: about four decaying resonances a second at random times, over quiet pink noise."
     clatter = 0.02 * coloured_noise(n_samples, -3, rng)
     for start in rng.integers(0, n_samples, max(n_samples // 4000, 1)):
@@ -355,10 +355,10 @@ def clatter_noise(
 
 # %% ../nbs/01_synth.ipynb #9af0ca6a
 def babble_noise(
-    n_samples: int,  # length
-    rng: np.random.Generator,  # source of randomness
-    n_voices: int = 12,  # people talking at once
-) -> np.ndarray:  # (n_samples,) float32, mean square 1
+    n_samples:int, # length
+    rng:np.random.Generator, # source of randomness
+    n_voices:int=12, # people talking at once
+)->np.ndarray: # (n_samples,) float32, mean square 1
     "Many synthetic voices at once, none of them understood."
     babble = np.zeros(n_samples, np.float32)
     words = ('people time water little number great sentence morning because never under always garden almost '
@@ -380,9 +380,9 @@ NOISES = {
 
 @lru_cache(maxsize=4)
 def noise_pool(
-    seed: int,  # seed of the corpus
-    seconds: int = 20,  # length of each kind
-) -> dict:  # kind -> (n_samples,) float32, mean square 1
+    seed:int, # seed of the corpus
+    seconds:int=20, # length of each kind
+)->dict: # kind -> (n_samples,) float32, mean square 1
     "Noise of each kind, made once per process, from which the background of every clip is cut."
     restart_espeak()
     return {kind: make(16000 * seconds, np.random.default_rng([seed, 3, order]))
@@ -393,10 +393,10 @@ N_FFT = 32768  # two seconds at 16 kHz: room for a word and its reverberation
 
 
 def room_response(
-    reverberation_time: float,  # s, for a decay of 60 dB
-    distance: float,  # reverberant over direct energy, dB
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (n_samples,) impulse response, direct sound first with value 1
+    reverberation_time:float, # s, for a decay of 60 dB
+    distance:float, # reverberant over direct energy, dB
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (n_samples,) impulse response, direct sound first with value 1
     "The impulse response of a made-up room: direct sound, a few early echoes, and noise that decays exponentially."
     time = np.arange(max(int(16000 * reverberation_time), 16)) / 16000
     tail = rng.standard_normal(len(time)) * np.exp(-6.908 * time / max(reverberation_time, 1e-3)) * (time > 0.004)
@@ -407,9 +407,9 @@ def room_response(
 
 
 def microphone_response(
-    speaker: Speaker,  # who owns the microphone
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (N_FFT // 2 + 1,) gain at each frequency
+    speaker:Speaker, # who owns the microphone
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (N_FFT // 2 + 1,) gain at each frequency
     "Band limits, a spectral slope and a random equaliser of seven bands, zero phase."
     frequency = np.maximum(fft.rfftfreq(N_FFT, 1 / 16000), 1.0)
     bands = np.array([80, 200, 500, 1000, 2000, 4000, 8000])
@@ -422,9 +422,9 @@ def microphone_response(
 
 @lru_cache(maxsize=8)
 def speaker_response(
-    speaker: Speaker,  # who
-    seed: int = 0,  # seed of the corpus
-) -> tuple:  # (N_FFT // 2 + 1,) complex response of room and microphone; the same of the microphone alone
+    speaker:Speaker, # who
+    seed:int=0, # seed of the corpus
+)->tuple: # (N_FFT // 2 + 1,) complex response of room and microphone; the same of the microphone alone
     "What happens to a speaker's voice between mouth and file, as a frequency response."
     rng = np.random.default_rng([seed, 4, speaker.number])
     microphone = microphone_response(speaker, rng).astype(np.float32)
@@ -434,9 +434,9 @@ def speaker_response(
 
 # %% ../nbs/01_synth.ipynb #88505f29
 def trim(
-    audio: np.ndarray,  # (n_samples,) mono
-    threshold: float = 0.01,  # of the peak
-) -> np.ndarray:  # (n,) the part between the first and the last sample above the threshold
+    audio:np.ndarray, # (n_samples,) mono
+    threshold:float=0.01, # of the peak
+)->np.ndarray: # (n,) the part between the first and the last sample above the threshold
     "Cut the silence before and after."
     loud = np.flatnonzero(np.abs(audio) > threshold * max(float(np.max(np.abs(audio), initial=0)), 1))
     return audio[loud[0]:loud[-1] + 1] if len(loud) else audio[:0]
@@ -444,19 +444,19 @@ def trim(
 
 @lru_cache(maxsize=4096)
 def pronounce(
-    speaker: Speaker,  # who speaks
-    word: str,  # what
-) -> str:  # phoneme mnemonics
+    speaker:Speaker, # who speaks
+    word:str, # what
+)->str: # phoneme mnemonics
     "A word's phonemes as a speaker says them."
     language = speaker.voice.partition('+')[0]
     return apply_accent(phonemes(word, language if language in ENGLISH else 'en-us'), speaker.habits, language)
 
 
 def voice_word(
-    speaker: Speaker,  # who speaks
-    word: str,  # what
-    rng: np.random.Generator,  # source of randomness of this take
-) -> np.ndarray:  # (n_samples,) float32 at 22,050 Hz, mean square 1
+    speaker:Speaker, # who speaks
+    word:str, # what
+    rng:np.random.Generator, # source of randomness of this take
+)->np.ndarray: # (n_samples,) float32 at 22,050 Hz, mean square 1
     "One take of a word, as it leaves the mouth. Raises `SynthError` if espeak-ng makes no sound of it."
     text = f'[[{pronounce(speaker, word)}]]' + str(rng.choice(['.', '.', '.', '!', '?', ',']))
     rate, pitch = speaker.rate * rng.normal(1, 0.07) / speaker.tract, speaker.pitch + rng.normal(0, 5)
@@ -474,10 +474,10 @@ FORMANT_BANDS = np.array([0.0, 500.0, 1500.0, 2500.0, 4000.0, VOICE_RATE / 2])  
 
 
 def move_formants(
-    speech: np.ndarray,  # (n_samples,) float32 at 22,050 Hz
-    shifts: np.ndarray,  # (n_bands,) or (n_frames, n_bands): log of the factor on each of `FORMANT_BANDS`
-    contrast: float,  # factor on the envelope's depth in dB: 1 as it is, less for flatter peaks
-) -> np.ndarray:  # (n_samples,) float32
+    speech:np.ndarray, # (n_samples,) float32 at 22,050 Hz
+    shifts:np.ndarray, # (n_bands,) or (n_frames, n_bands): log of the factor on each of `FORMANT_BANDS`
+    contrast:float, # factor on the envelope's depth in dB: 1 as it is, less for flatter peaks
+)->np.ndarray: # (n_samples,) float32
     """Warp the spectral envelope of speech, frame by frame (512 samples, half overlapping), and leave its
     harmonics alone."""
     size, window = 512, np.sqrt(dsp.get_window('hann', 512)).astype(np.float32)
@@ -493,9 +493,9 @@ def move_formants(
 
 
 def sample_rows(
-    envelope: np.ndarray,  # (n_frames, n_bins)
-    shifts: np.ndarray,  # (n_bands,) or (n_frames, n_bands), log factors
-) -> np.ndarray:  # (n_frames, n_bins)
+    envelope:np.ndarray, # (n_frames, n_bins)
+    shifts:np.ndarray, # (n_bands,) or (n_frames, n_bands), log factors
+)->np.ndarray: # (n_frames, n_bins)
     "Read each row at frequencies divided by the factors, linearly interpolated between bands and bins."
     n_frames, n_bins = envelope.shape
     bins = np.arange(n_bins)
@@ -509,10 +509,10 @@ def sample_rows(
 
 # %% ../nbs/01_synth.ipynb #e654da54
 def vary_formants(
-    speech: np.ndarray,  # (n_samples,) float32 at 22,050 Hz
-    speaker: Speaker,  # whose formants
-    rng: np.random.Generator,  # source of randomness of this take
-) -> np.ndarray:  # (n_samples,) float32
+    speech:np.ndarray, # (n_samples,) float32 at 22,050 Hz
+    speaker:Speaker, # whose formants
+    rng:np.random.Generator, # source of randomness of this take
+)->np.ndarray: # (n_samples,) float32
     "Move the formants to where this speaker has them, with a little change from take to take and within the word."
     n_frames, n_bands = len(speech) // 256 + 4, len(FORMANT_BANDS)
     knots = rng.normal(0, 0.03, (4, n_bands))
@@ -525,10 +525,10 @@ def vary_formants(
 
 # %% ../nbs/01_synth.ipynb #e1eda02c
 def wobble(
-    speech: np.ndarray,  # (n_samples,) mono at 22,050 Hz
-    rng: np.random.Generator,  # source of randomness
-    depth: float = 0.02,  # standard deviation of the relative speed
-) -> np.ndarray:  # (n_samples,) float32, of about the same length
+    speech:np.ndarray, # (n_samples,) mono at 22,050 Hz
+    rng:np.random.Generator, # source of randomness
+    depth:float=0.02, # standard deviation of the relative speed
+)->np.ndarray: # (n_samples,) float32, of about the same length
     "Bend the time axis by a random speed that changes every 40 ms, and by a smaller one that changes every 5 ms."
     slow, quick = np.arange(0, len(speech) + 900, 900), np.arange(0, len(speech) + 110, 110)
     position = np.arange(len(speech))
@@ -539,10 +539,10 @@ def wobble(
 
 
 def soften(
-    speech: np.ndarray,  # (n_samples,) mono at 22,050 Hz
-    speaker: Speaker,  # whose hiss, onset and fall
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (n_samples,) float32, mean square 1
+    speech:np.ndarray, # (n_samples,) mono at 22,050 Hz
+    speaker:Speaker, # whose hiss, onset and fall
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (n_samples,) float32, mean square 1
     """Make noisy consonants softer and higher, let the word fade towards its end, and let vowels begin and
     end gently."""
     low = dsp.lfilter([0.2], [1, -0.8], speech)  # below about 800 Hz
@@ -559,10 +559,10 @@ def soften(
 
 
 def add_breath(
-    speech: np.ndarray,  # (n_samples,) float32 at 22,050 Hz
-    amount: float,  # noise over voice, in amplitude
-    rng: np.random.Generator,  # source of randomness
-) -> np.ndarray:  # (n_samples,) float32
+    speech:np.ndarray, # (n_samples,) float32 at 22,050 Hz
+    amount:float, # noise over voice, in amplitude
+    rng:np.random.Generator, # source of randomness
+)->np.ndarray: # (n_samples,) float32
     "Add aspiration: high-passed noise that follows the voice's envelope."
     envelope = np.sqrt(dsp.lfilter([0.01], [1, -0.99], speech * speech))
     noise = np.diff(rng.standard_normal(len(speech) + 1, dtype=np.float32))
@@ -570,10 +570,10 @@ def add_breath(
 
 # %% ../nbs/01_synth.ipynb #5534e991
 def record(
-    speech: np.ndarray,  # (n_samples,) float32 at 22,050 Hz
-    tract: float,  # all frequencies times this
-    response: np.ndarray,  # (N_FFT // 2 + 1,) complex
-) -> np.ndarray:  # (N_FFT,) float32 at 16 kHz
+    speech:np.ndarray, # (n_samples,) float32 at 22,050 Hz
+    tract:float, # all frequencies times this
+    response:np.ndarray, # (N_FFT // 2 + 1,) complex
+)->np.ndarray: # (N_FFT,) float32 at 16 kHz
     "Resample a word to 16 kHz with its frequencies scaled, through a room and a microphone."
     n_fft = fft.next_fast_len(int(N_FFT * VOICE_RATE * tract / 16000), real=True)
     spectrum = fft.rfft(speech[:n_fft].astype(np.float32), n_fft)
@@ -582,11 +582,11 @@ def record(
 
 # %% ../nbs/01_synth.ipynb #84c79911
 def place_word(
-    recorded: np.ndarray,  # (N_FFT,) float32, the word from sample 0 on, with its reverberation
-    n_word: int,  # samples of the word itself
-    middle: float,  # where its middle goes, s
-    n_samples: int = 16000,  # length of the clip
-) -> np.ndarray:  # (n_samples,) float32
+    recorded:np.ndarray, # (N_FFT,) float32, the word from sample 0 on, with its reverberation
+    n_word:int, # samples of the word itself
+    middle:float, # where its middle goes, s
+    n_samples:int=16000, # length of the clip
+)->np.ndarray: # (n_samples,) float32
     "Put a word into its window; what does not fit is cut off, as by a recorder started late or stopped early."
     start = int(middle * 16000) - n_word // 2
     start = min(max(start, -n_word // 3), max(n_samples - n_word * 2 // 3, -n_word // 3))
@@ -597,10 +597,10 @@ def place_word(
 
 # %% ../nbs/01_synth.ipynb #d95b93c0
 def prepare(
-    speaker: Speaker,  # who is about to speak
-    words: Iterable[str],  # all that they will say
-    seed: int = 0,  # seed of the corpus
-) -> None:
+    speaker:Speaker, # who is about to speak
+    words:Iterable[str], # all that they will say
+    seed:int=0, # seed of the corpus
+)->None:
     "Bring the synthesiser into the one state from which a speaker's clips are made."
     noise_pool(seed)
     for word in words: pronounce(speaker, word)
@@ -608,14 +608,14 @@ def prepare(
 
 # %% ../nbs/01_synth.ipynb #86d31700
 def make_clip(
-    speaker: Speaker,  # who speaks
-    word: str,  # what
-    take: int = 0,  # which time
+    speaker:Speaker, # who speaks
+    word:str, # what
+    take:int=0, # which time
     *,
-    n_samples: int = 16000,  # length; shorter clips are cut from a whole second
-    seed: int = 0,  # seed of the corpus
-    fresh: bool = True,  # restart the synthesiser, so that the clip does not depend on what was said before
-) -> np.ndarray:  # (n_samples,) mono int16 at 16 kHz
+    n_samples:int=16000, # length; shorter clips are cut from a whole second
+    seed:int=0, # seed of the corpus
+    fresh:bool=True, # restart the synthesiser, so that the clip does not depend on what was said before
+)->np.ndarray: # (n_samples,) mono int16 at 16 kHz
     "One clip: the voice, the room, the microphone, the noise and the level of a speaker."
     pool = noise_pool(seed)[speaker.noise]
     if fresh: prepare(speaker, [word], seed)
@@ -634,10 +634,10 @@ def make_clip(
 
 # %% ../nbs/01_synth.ipynb #3890ac8e
 def deal_clips(
-    counts: dict,  # word -> number of clips
-    speakers: Sequence[Speaker],  # who there is
-    seed: int = 0,  # seed of the corpus
-) -> pd.DataFrame:  # columns word, speaker (its number), take; one row a clip
+    counts:dict, # word -> number of clips
+    speakers:Sequence[Speaker], # who there is
+    seed:int=0, # seed of the corpus
+)->pd.DataFrame: # columns word, speaker (its number), take; one row a clip
     "Deal clips to speakers so that every split has its share of every word, eight, one and one in ten."
     groups = {split: [s.number for s in speakers if SPLIT_PATTERN[s.number % 10] == split]
               for split in ('train', 'valid', 'test')}
@@ -663,10 +663,10 @@ def _deal(numbers, share, rng):
 
 # %% ../nbs/01_synth.ipynb #edf066ec
 def draw_lengths(
-    dealt: pd.DataFrame,  # as `deal_clips` gives
-    other: dict,  # word -> how many clips are not one second long
-    seed: int = 0,  # seed of the corpus
-) -> np.ndarray:  # (n_clips,) int, samples
+    dealt:pd.DataFrame, # as `deal_clips` gives
+    other:dict, # word -> how many clips are not one second long
+    seed:int=0, # seed of the corpus
+)->np.ndarray: # (n_clips,) int, samples
     """The length of each clip: 16,000 samples but for the given number of each word, which have 10 to 23
     blocks of 2,048 samples at 48 kHz."""
     n_samples = np.full(len(dealt), 16000)
@@ -678,11 +678,11 @@ def draw_lengths(
 
 # %% ../nbs/01_synth.ipynb #81c7883d
 def write_speaker(
-    folder: str,  # the corpus
-    speaker: Speaker,  # who
-    clips: list,  # of (word, take, n_samples)
-    seed: int,  # seed of the corpus
-) -> int:  # clips written
+    folder:str, # the corpus
+    speaker:Speaker, # who
+    clips:list, # of (word, take, n_samples)
+    seed:int, # seed of the corpus
+)->int: # clips written
     "Make and write all clips of one speaker."
     prepare(speaker, dict.fromkeys(word for word, _, _ in clips), seed)
     for word, take, n_samples in clips:
@@ -692,11 +692,11 @@ def write_speaker(
 
 
 def write_noise(
-    folder: str,  # the corpus
-    kind: str,  # a name in `NOISES`
-    seconds: float,  # how long
-    seed: int,  # seed of the corpus
-) -> int:  # clips written: 0, a recording is not a clip
+    folder:str, # the corpus
+    kind:str, # a name in `NOISES`
+    seconds:float, # how long
+    seed:int, # seed of the corpus
+)->int: # clips written: 0, a recording is not a clip
     "Make and write one background recording."
     rng = np.random.default_rng([seed, 8, list(NOISES).index(kind)])
     restart_espeak()
@@ -716,9 +716,9 @@ into clips: white, pink and brown noise, mains hum, a babble of many synthetic v
 
 
 def noise_seconds(
-    n_clips: int,  # of the corpus
-    seed: int = 0,  # seed of the corpus
-) -> dict:  # kind -> s
+    n_clips:int, # of the corpus
+    seed:int=0, # seed of the corpus
+)->dict: # kind -> s
     """Lengths of the background recordings: 60 to 95 s as in Speech Commands, 15 to 20 s in a corpus of less
     than 10,000 clips."""
     low, high = (60, 95) if n_clips >= 10000 else (15, 20)
@@ -731,9 +731,9 @@ def _run_task(task):
 
 
 def run_tasks(
-    tasks: Sequence[tuple],  # (function, *arguments) each
-    n_workers: int,  # processes; 1 works in this one
-) -> Iterable[int]:  # what each task returns, in their order
+    tasks:Sequence[tuple], # (function, *arguments) each
+    n_workers:int, # processes; 1 works in this one
+)->Iterable[int]: # what each task returns, in their order
     """Run tasks in processes of their own and yield their results; the rest is cancelled when one fails or
     the caller stops."""
     if n_workers == 1 or __name__ == '__main__':
@@ -750,11 +750,11 @@ _FOLDER_NAME = re.compile(  # one that every system takes
 
 # %% ../nbs/01_synth.ipynb #bfe08205
 def clip_counts(
-    n_clips: int | None,  # clips in all, spread evenly over the words
-    words: Sequence[str],  # what is spoken
-    counts: str | None,  # 'v0.01' for Speech Commands' own numbers
-    seed: int,  # seed of the corpus
-) -> dict:  # word -> (n_clips, n_other_length)
+    n_clips:int|None, # clips in all, spread evenly over the words
+    words:Sequence[str], # what is spoken
+    counts:str|None, # 'v0.01' for Speech Commands' own numbers
+    seed:int, # seed of the corpus
+)->dict: # word -> (n_clips, n_other_length)
     "How many clips of each word. Raises `SynthError` for what cannot be made."
     if isinstance(words, str): raise SynthError(f'words is {words!r}: give a list of words, such as {[words]}')
     words = list(dict.fromkeys(words))
@@ -783,16 +783,16 @@ def _published_counts(n_clips, words, counts):
 
 # %% ../nbs/01_synth.ipynb #9c42a287
 def make_corpus(
-    folder: str | Path,  # where; must not exist, or be empty
+    folder:str|Path, # where; must not exist, or be empty
     *,
-    n_clips: int | None = None,  # clips in all; 1,200 if nothing else is said
-    words: Sequence[str] = WORDS,  # any words that espeak-ng can read
-    seed: int = 0,  # same seed, same bytes
-    counts: str | None = None,  # 'v0.01' writes Speech Commands' own numbers of clips and lengths
-    n_speakers: int | None = None,  # as a rule one for each 24 clips, between 40 and 2,500
-    n_workers: int | None = None,  # processes; one for each core if None
-    progress: bool | None = None,  # show progress; on a terminal if None
-) -> pd.DataFrame:  # `corpus.index(folder)`
+    n_clips:int|None=None, # clips in all; 1,200 if nothing else is said
+    words:Sequence[str]=WORDS, # any words that espeak-ng can read
+    seed:int=0, # same seed, same bytes
+    counts:str|None=None, # 'v0.01' writes Speech Commands' own numbers of clips and lengths
+    n_speakers:int|None=None, # as a rule one for each 24 clips, between 40 and 2,500
+    n_workers:int|None=None, # processes; one for each core if None
+    progress:bool|None=None, # show progress; on a terminal if None
+)->pd.DataFrame: # `corpus.index(folder)`
     """Write a synthetic corpus in Speech Commands' layout, whole or not at all. Raises `SynthError` for what
     cannot be made, `CorpusError` where it cannot be written."""
     folder, table = Path(folder), clip_counts(n_clips, words, counts, seed)
@@ -813,11 +813,11 @@ def make_corpus(
 
 # %% ../nbs/01_synth.ipynb #576d0016
 def corpus_tasks(
-    folder: Path,  # where to write
-    table: dict,  # word -> (n_clips, n_other_length)
-    speakers: Sequence[Speaker],  # who there is
-    seed: int,  # seed of the corpus
-) -> list:  # of tuples for `run_tasks`
+    folder:Path, # where to write
+    table:dict, # word -> (n_clips, n_other_length)
+    speakers:Sequence[Speaker], # who there is
+    seed:int, # seed of the corpus
+)->list: # of tuples for `run_tasks`
     "The work of a corpus: one task a speaker, and one a background recording."
     dealt = deal_clips({word: n for word, (n, _) in table.items()}, speakers, seed)
     dealt['n_samples'] = draw_lengths(dealt, {word: other for word, (_, other) in table.items()}, seed)
@@ -830,8 +830,8 @@ def corpus_tasks(
 
 # %% ../nbs/01_synth.ipynb #4ba3ba2e
 def digest(
-    folder: str | Path,  # a corpus
-) -> str:  # hexadecimal SHA-256
+    folder:str|Path, # a corpus
+)->str: # hexadecimal SHA-256
     "One number for all names and bytes below a folder."
     total = hashlib.sha256()
     for path in sorted(Path(folder).rglob('*.wav')):
@@ -843,8 +843,8 @@ VERSION = '4'  # of the synthesis: a change makes a new embedded corpus
 
 
 def example_corpus(
-    n_clips: int = 1200,  # clips in all
-) -> Path:  # folder of the corpus
+    n_clips:int=1200, # clips in all
+)->Path: # folder of the corpus
     """The embedded corpus of thirty words, made on first use; or the folder named by the environment variable
     `KWSPOT_CORPUS`."""
     if os.environ.get('KWSPOT_CORPUS'):

@@ -15,11 +15,11 @@ from .modelling import as_sequence, conv_1d, normalised, register
 
 # %% ../nbs/41_tcresnet.ipynb #20fdc965
 def tc_block(
-    x: keras.KerasTensor,                     # (batch, frames, channels)
-    channels: int,         # output channels
+    x:keras.KerasTensor, # (batch, frames, channels)
+    channels:int, # output channels
     *,
-    causal: bool = False,  # look at no later frame
-):                         # (batch, frames, channels), half the frames where the channels change
+    causal:bool=False, # look at no later frame
+): # (batch, frames, channels), half the frames where the channels change
     "The residual block of TC-ResNet."
     strides = 1 if x.shape[-1] == channels else 2
     around = x if strides == 1 else normalised(conv_1d(x, channels, 1, strides=strides))
@@ -37,13 +37,13 @@ FRONTEND = ('MFCC', {'n_mfcc': 40, 'n_mels': 40})
 @register('tc-resnet-14', paper=PAPER, frontend=FRONTEND, channels=(16, 24, 24, 32, 32, 48, 48))
 @register('tc-resnet-14-1.5', paper=PAPER, frontend=FRONTEND, channels=(24, 36, 36, 48, 48, 72, 72))
 def tc_resnet(
-    features: keras.KerasTensor,                                         # (batch, frames, bins, 1)
-    n_classes: int,                                   # outputs
+    features:keras.KerasTensor, # (batch, frames, bins, 1)
+    n_classes:int, # outputs
     *,
-    channels: Sequence[int] = (16, 24, 32, 48),       # of the first convolution and of each block
-    dropout: float = 0.5,                             # before the last layer
-    causal: bool = False,                             # look at no later frame
-):                                                    # (batch, n_classes) probabilities
+    channels:Sequence[int]=(16, 24, 32, 48), # of the first convolution and of each block
+    dropout:float=0.5, # before the last layer
+    causal:bool=False, # look at no later frame
+): # (batch, n_classes) probabilities
     "TC-ResNet: a convolution over 3 frames, residual blocks over 9, the mean over time."
     x = normalised(conv_1d(as_sequence(features), channels[0], 3, causal=causal))
     for width in channels[1:]:

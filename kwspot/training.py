@@ -66,15 +66,15 @@ class Learner:
     strategy: Any = None          # of `mirrored`, for a network with a copy on each of several GPUs
 
     @property
-    def variables(self) -> list: # of Keras variables
+    def variables(self)->list: # of Keras variables
         "Every variable that training changes, random generators among them, in a fixed order."
         return [variable for part in (self.network, self.judged, self.optimiser, self.augmenter)
                 for variable in part.variables]
 
 # %% ../nbs/50_training.ipynb #05793dc3
 def mixed_policy(
-    recipe: Recipe, # its `mixed_precision`: 'auto' or 'off'
-) -> str: # name of a Keras dtype policy
+    recipe:Recipe, # its `mixed_precision`: 'auto' or 'off'
+)->str: # name of a Keras dtype policy
     "bfloat16 with float32 weights where the recipe allows it and a GPU computes with it; else float32."
     gpus = tf.config.list_physical_devices('GPU') if recipe.mixed_precision == 'auto' else []
     able = [tf.config.experimental.get_device_details(gpu).get('compute_capability', (0, 0)) >= (8, 0)
@@ -83,13 +83,13 @@ def mixed_policy(
 
 
 def new_network(
-    recipe: Recipe,  # how to train
-    n_classes: int,  # outputs
-    shape: tuple[int, int], # (frames, bins) of the features
+    recipe:Recipe, # how to train
+    n_classes:int, # outputs
+    shape:tuple[int, int], # (frames, bins) of the features
     *,
-    seed: int,              # of the weights and of dropout
-    policy: str = 'float32',  # Keras dtype policy; the probabilities are float32 in any case
-) -> keras.Model:
+    seed:int, # of the weights and of dropout
+    policy:str='float32', # Keras dtype policy; the probabilities are float32 in any case
+)->keras.Model:
     "The recipe's architecture, initialised by the seed."
     before = keras.config.dtype_policy()
     try:
@@ -101,9 +101,9 @@ def new_network(
 
 # %% ../nbs/50_training.ipynb #f3f1d25f
 def new_optimiser(
-    recipe: Recipe,  # how to train
-    network: keras.Model, # whose weights it will change
-) -> keras.Optimizer:
+    recipe:Recipe, # how to train
+    network:keras.Model, # whose weights it will change
+)->keras.Optimizer:
     "The recipe's optimiser, ready for the network's weights."
     options = {'clipnorm': None, 'global_clipnorm': recipe.clip_norm or None, 'learning_rate': recipe.learning_rate}
     if recipe.optimiser == 'adam': optimiser = keras.optimizers.Adam(**options)
@@ -116,9 +116,9 @@ def new_optimiser(
 
 
 def without_frontend(
-    model: keras.Model,      # waveform -> probabilities
-    frontend: keras.Layer,   # that it must have
-) -> keras.Model:            # features -> probabilities
+    model:keras.Model, # waveform -> probabilities
+    frontend:keras.Layer, # that it must have
+)->keras.Model: # features -> probabilities
     "The network inside a model; `TrainingError` if its frontend is another one."
     [network] = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     [own] = [layer for layer in model.layers if type(layer) is type(frontend)] or [None]
@@ -131,16 +131,16 @@ def without_frontend(
 # %% ../nbs/50_training.ipynb #acd868b2
 @cache
 def one_strategy(
-    devices: tuple[str, ...],  # their names
-) -> Any: # tf.distribute.MirroredStrategy
+    devices:tuple[str, ...], # their names
+)->Any: # tf.distribute.MirroredStrategy
     """The strategy of these devices. A process needs one and the same: two would number their collective operations
     alike, and the second training (a pupil after its teachers) would get the first one's sums."""
     return tf.distribute.MirroredStrategy(list(devices))
 
 
 def mirrored(
-    devices: int,  # GPUs of this host; where there is none, logical CPUs
-) -> Any: # tf.distribute.MirroredStrategy; None for one device
+    devices:int, # GPUs of this host; where there is none, logical CPUs
+)->Any: # tf.distribute.MirroredStrategy; None for one device
     "A copy of the network on each of so many devices. `TrainingError` where there are fewer."
     if devices == 1: return None
     there = tf.config.list_logical_devices('GPU') or tf.config.list_logical_devices('CPU')
@@ -151,24 +151,24 @@ def mirrored(
 
 
 def share_statistics(
-    network: keras.Model, # made under a strategy
-) -> None:
+    network:keras.Model, # made under a strategy
+)->None:
     "Let batch normalisation use mean and variance of the whole batch."
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization): layer.synchronized = True
 
 # %% ../nbs/50_training.ipynb #eac90618
 def new_learner(
-    recipe: Recipe,  # how to train
-    labels: tuple[str, ...],  # the classes
+    recipe:Recipe, # how to train
+    labels:tuple[str, ...], # the classes
     *,
-    seed: int = 0,            # of weights, dropout and augmentation
-    sample_rate: int = 16000, # Hz
-    n_samples: int = 16000,   # of a clip
-    noise: np.ndarray | None = None,  # (n,) int16: recordings of the training split, for augmentation
-    teachers: Sequence[keras.Model] = (),  # waveform -> probabilities of the same labels, with the same frontend
-    devices: int = 1,         # see `mirrored`
-) -> Learner:
+    seed:int=0, # of weights, dropout and augmentation
+    sample_rate:int=16000, # Hz
+    n_samples:int=16000, # of a clip
+    noise:np.ndarray|None=None, # (n,) int16: recordings of the training split, for augmentation
+    teachers:Sequence[keras.Model]=(), # waveform -> probabilities of the same labels, with the same frontend
+    devices:int=1, # see `mirrored`
+)->Learner:
     "A learner that has learnt nothing yet; `TrainingError` for teachers that hear other features."
     strategy = mirrored(devices)
     frontend = modelling.frontend_for(recipe.model, sample_rate=sample_rate, **recipe.frontend)
@@ -184,10 +184,10 @@ def new_learner(
 
 # %% ../nbs/50_training.ipynb #1183008f
 def loss_of(
-    recipe: Recipe,  # how to train
-    wanted: tf.Tensor,         # (batch, n_classes) one-hot, or mixed
-    probabilities: tf.Tensor,  # (batch, n_classes)
-):                  # scalar
+    recipe:Recipe, # how to train
+    wanted:tf.Tensor, # (batch, n_classes) one-hot, or mixed
+    probabilities:tf.Tensor, # (batch, n_classes)
+): # scalar
     "The recipe's cross-entropy, the mean over the batch."
     measure = (keras.losses.categorical_crossentropy if recipe.loss == 'categorical'
                else keras.losses.binary_crossentropy)
@@ -195,8 +195,8 @@ def loss_of(
 
 
 def average_weights(
-    learner: Learner,  # what learns
-) -> None:
+    learner:Learner, # what learns
+)->None:
     "Move the judged weights towards those of the network by one step of the running average."
     steps = tf.cast(learner.optimiser.iterations, tf.float32)
     decay = tf.minimum(learner.recipe.ema, (1 + steps) / (10 + steps))
@@ -205,11 +205,11 @@ def average_weights(
 
 # %% ../nbs/50_training.ipynb #c69bd098
 def heard(
-    learner: Learner,  # what learns
-    audio: tf.Tensor,                  # (batch, n_samples) int16
-    wanted: tf.Tensor,                 # (batch, n_classes) one-hot
-    training: bool = False, # with augmentation
-):                          # (batch, frames, bins, 1) float32; (batch, n_classes)
+    learner:Learner, # what learns
+    audio:tf.Tensor, # (batch, n_samples) int16
+    wanted:tf.Tensor, # (batch, n_classes) one-hot
+    training:bool=False, # with augmentation
+): # (batch, frames, bins, 1) float32; (batch, n_classes)
     "What the network gets of some clips, and what it should answer."
     change = learner.augmenter
     waveform, wanted = change.mix(tf.cast(audio, tf.float32) / 32768.0, wanted, training=training)
@@ -218,10 +218,10 @@ def heard(
 
 
 def ask_teachers(
-    learner: Learner,      # what learns
-    features: tf.Tensor,   # (batch, frames, bins, 1)
-    wanted: tf.Tensor,     # (batch, n_classes) one-hot, or mixed
-) -> tf.Tensor:            # (batch, n_classes)
+    learner:Learner, # what learns
+    features:tf.Tensor, # (batch, frames, bins, 1)
+    wanted:tf.Tensor, # (batch, n_classes) one-hot, or mixed
+)->tf.Tensor: # (batch, n_classes)
     "What the network should answer, the mean of its teachers' answers to the same features being a part of it."
     if not learner.teachers: return wanted
     answers = tf.add_n([teacher(features, training=False) for teacher in learner.teachers]) / len(learner.teachers)
@@ -230,9 +230,9 @@ def ask_teachers(
 
 # %% ../nbs/50_training.ipynb #5ea2d3ae
 def hearing(
-    learner: Learner,  # what learns
-    n_samples: int, # of a clip
-) -> Callable:      # (audio, classes) -> (features, wanted answers, classes)
+    learner:Learner, # what learns
+    n_samples:int, # of a clip
+)->Callable: # (audio, classes) -> (features, wanted answers, classes)
     "What comes before the network, as a TensorFlow function: augmentation, frontend, teachers."
     signature = [tf.TensorSpec((None, n_samples), tf.int16), tf.TensorSpec((None,), tf.int32)]
     @tf.function(autograph=False, input_signature=signature)
@@ -243,8 +243,8 @@ def hearing(
 
 
 def training_step(
-    learner: Learner,  # what learns
-) -> Callable:      # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
+    learner:Learner, # what learns
+)->Callable: # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
     "The step of training as a TensorFlow function that changes the learner."
     if learner.strategy: return mirrored_step(learner)
     network, optimiser = learner.network, learner.optimiser
@@ -265,8 +265,8 @@ def training_step(
 
 # %% ../nbs/50_training.ipynb #d5fe0e42
 def piece_step(
-    learner: Learner, # with a strategy
-) -> Callable:        # (features, wanted answers, classes, clips of the batch) -> (loss, clips that were right)
+    learner:Learner, # with a strategy
+)->Callable: # (features, wanted answers, classes, clips of the batch) -> (loss, clips that were right)
     "What each device does with its piece of a batch."
     network, recipe, n_devices = learner.network, learner.recipe, learner.strategy.num_replicas_in_sync
     def step(features, wanted, classes, n_clips):
@@ -286,8 +286,8 @@ def piece_step(
 
 
 def mirrored_step(
-    learner: Learner, # with a strategy
-) -> Callable:        # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
+    learner:Learner, # with a strategy
+)->Callable: # (features, wanted answers, classes, learning rate) -> (loss, clips that were right)
     "The step of training on several devices."
     strategy, network, work = learner.strategy, learner.network, piece_step(learner)
     def pieces(values):
@@ -310,9 +310,9 @@ def mirrored_step(
 
 # %% ../nbs/50_training.ipynb #864f3a59
 def validation_step(
-    learner: Learner,  # what learns
-    n_samples: int, # of a clip
-) -> Callable:      # audio -> (batch, n_classes) probabilities
+    learner:Learner, # what learns
+    n_samples:int, # of a clip
+)->Callable: # audio -> (batch, n_classes) probabilities
     "The judged network as a TensorFlow function of int16 clips."
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, n_samples), tf.int16)])
     def judge(audio):
@@ -322,11 +322,11 @@ def validation_step(
 
 
 def validate(
-    judge: Callable,   # of `validation_step`
-    lesson: Lesson,  # what is to be learnt
+    judge:Callable, # of `validation_step`
+    lesson:Lesson, # what is to be learnt
     *,
-    batch_size: int = 256,  # clips at a time
-) -> dict:             # valid_loss, valid_accuracy, valid_recall
+    batch_size:int=256, # clips at a time
+)->dict: # valid_loss, valid_accuracy, valid_recall
     "How the judged network does on the validation speakers."
     rows, truth = lesson.rows['valid'], lesson.classes['valid']
     if lesson.silence is not None:
@@ -342,11 +342,11 @@ def validate(
 
 # %% ../nbs/50_training.ipynb #c2f194e8
 def save_checkpoint(
-    file: Path,  # the file
-    learner: Learner,  # what learns
-    best: Sequence[np.ndarray],  # the best weights so far
-    progress: Mapping,           # history and what else must be known to go on; anything JSON can hold
-) -> None:
+    file:Path, # the file
+    learner:Learner, # what learns
+    best:Sequence[np.ndarray], # the best weights so far
+    progress:Mapping, # history and what else must be known to go on; anything JSON can hold
+)->None:
     "Write everything that is needed to go on, whole or not at all."
     arrays = {f'variable_{i}': variable.numpy() for i, variable in enumerate(learner.variables)}
     arrays |= {f'best_{i}': np.asarray(weight) for i, weight in enumerate(best)}
@@ -357,9 +357,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    file: Path,  # the file
-    learner: Learner, # as `new_learner` made it; is changed
-) -> tuple[list[np.ndarray], dict]: # best weights and progress, as they were saved
+    file:Path, # the file
+    learner:Learner, # as `new_learner` made it; is changed
+)->tuple[list[np.ndarray], dict]: # best weights and progress, as they were saved
     "Put a learner into the state of a checkpoint; `TrainingError` if the file is damaged or of another network."
     variables = learner.variables
     try:
@@ -378,17 +378,17 @@ RUN_FORMAT = 1  # of the run folder
 
 
 def write_json(
-    file: Path,  # the file
-    value: Mapping,  # what is written
-) -> None:
+    file:Path, # the file
+    value:Mapping, # what is written
+)->None:
     "Write a JSON file whole or not at all."
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
 
 
 def read_info(
-    folder: str | Path,  # a run folder
-) -> dict:
+    folder:str|Path, # a run folder
+)->dict:
     "What `run.json` says; `TrainingError` if the folder is not a run or comes from another version."
     file = Path(folder) / 'run.json'
     if not file.is_file():
@@ -411,8 +411,8 @@ _MAY_DIFFER = ('state', 'recipe.epochs', 'recipe.name', 'corpus.packed', 'versio
 
 
 def flat(
-    settings: Mapping, # of values and mappings of values
-) -> dict:
+    settings:Mapping, # of values and mappings of values
+)->dict:
     "The settings with names like `recipe.epochs`."
     names = {}
     for outer, inner in settings.items():
@@ -422,10 +422,10 @@ def flat(
 
 
 def check_same(
-    folder: Path,  # the folder
-    earlier: Mapping,  # run.json as it is
-    wanted: Mapping,   # settings asked for now
-) -> None:
+    folder:Path, # the folder
+    earlier:Mapping, # run.json as it is
+    wanted:Mapping, # settings asked for now
+)->None:
     "`TrainingError` naming the first setting in which a run differs from what is wanted now."
     before, now = flat(earlier), flat(json.loads(json.dumps(wanted)))
     for name in now:
@@ -444,9 +444,9 @@ _REASONS = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is u
 
 
 def refuse_writing(
-    folder: Path,  # the folder
-    error: OSError,  # what the system said
-) -> TrainingError:
+    folder:Path, # the folder
+    error:OSError, # what the system said
+)->TrainingError:
     "The error for a run folder that cannot be written."
     reason = _REASONS.get(error.errno or 0, ' '.join(str(error).split()))
     kept = '; the last checkpoint is kept: make room and run the same again to go on'
@@ -455,8 +455,8 @@ def refuse_writing(
 
 
 def open_folder(
-    folder: Path,  # the folder
-) -> None:
+    folder:Path, # the folder
+)->None:
     "Make a run folder, or tidy the one that is there; `TrainingError` if the place is taken by something else."
     if folder.is_file(): raise TrainingError(f'{folder}: is a file; name a folder for the run')
     if (folder.is_dir() and not (folder / 'run.json').is_file()
@@ -467,8 +467,8 @@ def open_folder(
 
 @contextmanager
 def only_run(
-    folder: Path,  # of `open_folder`
-) -> Iterator[None]:
+    folder:Path, # of `open_folder`
+)->Iterator[None]:
     """Keep other processes from training in a run folder while the block lasts, and remove what a killed one left
     half written. `TrainingError` where one is at it."""
     with preprocessing.file_lock(folder / '.lock') as free:
@@ -486,10 +486,10 @@ class Run(HasFacts):
     info: dict
 
     @property
-    def history(self) -> pd.DataFrame: return pd.read_csv(self.folder / 'history.csv', index_col='epoch')
+    def history(self)->pd.DataFrame: return pd.read_csv(self.folder / 'history.csv', index_col='epoch')
 
     @cached_property
-    def model(self) -> keras.Model:
+    def model(self)->keras.Model:
         """Waveform float32 (batch, n_samples) in [-1, 1] -> probabilities (batch, n_classes).
         `TrainingError` if training is not finished."""
         return load_model(self.folder / 'model.keras', self.labels)
@@ -502,10 +502,10 @@ class Run(HasFacts):
             input_signature=[tf.TensorSpec((None, self.n_samples), tf.float32)]).get_concrete_function()
 
     def predict(self,
-        clips: np.ndarray,      # (n, n_samples) int16, or float in [-1, 1]
+        clips:np.ndarray, # (n, n_samples) int16, or float in [-1, 1]
         *,
-        batch_size: int = 256,  # clips at a time
-    ) -> np.ndarray:            # (n, n_classes) float32
+        batch_size:int=256, # clips at a time
+    )->np.ndarray: # (n, n_classes) float32
         "The probability of each label for each clip. `TrainingError` for clips of another shape or type."
         batches = waveform_batches(clips, self.n_samples, batch_size, error=TrainingError)
         parts = [self._judge(tf.constant(batch)).numpy() for batch in batches]
@@ -513,9 +513,9 @@ class Run(HasFacts):
 
 # %% ../nbs/50_training.ipynb #3fa655dc
 def load_model(
-    file: Path,  # the file
-    labels: Sequence[str], # that it should have
-) -> keras.Model:
+    file:Path, # the file
+    labels:Sequence[str], # that it should have
+)->keras.Model:
     "The model of a run; `TrainingError` if it is missing, damaged or has another number of outputs."
     if not file.is_file():
         raise TrainingError(f'{file.parent}: the training is not finished; run the same training again to go on')
@@ -530,17 +530,17 @@ def load_model(
 
 
 def load_run(
-    folder: str | Path, # a run folder
-) -> Run:
+    folder:str|Path, # a run folder
+)->Run:
     "A run as a value; `TrainingError` if the folder is not a run or comes from another version."
     return Run(Path(folder), read_info(folder))
 
 # %% ../nbs/50_training.ipynb #a20acd17
 def heard_ahead(
-    hear: Callable,    # of `hearing`
-    batches: Iterator, # of (epoch, audio, classes)
-    n_steps: int,      # of an epoch
-) -> Iterator[tuple]:  # (features, wanted answers, classes) of each batch
+    hear:Callable, # of `hearing`
+    batches:Iterator, # of (epoch, audio, classes)
+    n_steps:int, # of an epoch
+)->Iterator[tuple]: # (features, wanted answers, classes) of each batch
     "The batches of an epoch, each prepared in a thread while the one before is in use; none of the next epoch."
     def prepare(): return hear(*next(batches)[1:])
     with ThreadPoolExecutor(1) as helper:
@@ -552,14 +552,14 @@ def heard_ahead(
 
 
 def teach(
-    learner: Learner,  # what learns
-    hear: Callable,    # of `hearing`
-    step: Callable,    # of `training_step`
-    batches: Iterator, # of (epoch, audio, classes)
+    learner:Learner, # what learns
+    hear:Callable, # of `hearing`
+    step:Callable, # of `training_step`
+    batches:Iterator, # of (epoch, audio, classes)
     *,
-    epoch: int,        # from 0
-    n_steps: int,      # of an epoch
-) -> dict:             # loss, accuracy, learning_rate
+    epoch:int, # from 0
+    n_steps:int, # of an epoch
+)->dict: # loss, accuracy, learning_rate
     "Go through one epoch; the learner changes. `TrainingError` when the loss is no longer a number."
     losses, right, total = [], 0, 0
     for number, batch in enumerate(heard_ahead(hear, batches, n_steps)):
@@ -575,9 +575,9 @@ def teach(
 
 # %% ../nbs/50_training.ipynb #a1188243
 def best_epoch(
-    history: Sequence[Mapping], # a line an epoch
-    recipe: Recipe, # its `keep` and `balance` decide
-) -> int: # counted from 1; 0 before the first
+    history:Sequence[Mapping], # a line an epoch
+    recipe:Recipe, # its `keep` and `balance` decide
+)->int: # counted from 1; 0 before the first
     "The epoch whose weights are kept: of the best validation score, then the lowest loss; or the last."
     if recipe.keep == 'last' or not history: return len(history)
     score = 'valid_recall' if recipe.balance else 'valid_accuracy'
@@ -585,20 +585,20 @@ def best_epoch(
 
 
 def is_over(
-    history: Sequence[Mapping], # a line an epoch
-    recipe: Recipe,  # how to train
-) -> bool:
+    history:Sequence[Mapping], # a line an epoch
+    recipe:Recipe, # how to train
+)->bool:
     "Whether all epochs are done, or the validation score has not improved for long enough."
     waited = len(history) - best_epoch(history, dataclasses.replace(recipe, keep='best'))
     return len(history) >= recipe.epochs or bool(recipe.patience and waited >= recipe.patience)
 
 # %% ../nbs/50_training.ipynb #b1a409d8
 def say_epoch(
-    line: Mapping,   # of the history, with `seconds`
-    epochs: int,     # at most
+    line:Mapping, # of the history, with `seconds`
+    epochs:int, # at most
     *,
-    name: str = '',  # of the recipe: tells teachers from their pupil
-) -> None:
+    name:str='', # of the recipe: tells teachers from their pupil
+)->None:
     "A line on stderr about the epoch that just ended, with the time that is left."
     left = line['seconds'] * (epochs - line['epoch'])
     print(f"{name} epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  "
@@ -607,9 +607,9 @@ def say_epoch(
 
 
 def watcher(
-    progress: bool | float | Callable | None, # see `train`
-    recipe: Recipe,                   # how it is trained
-) -> Callable: # of a line of the history
+    progress:bool|float|Callable|None, # see `train`
+    recipe:Recipe, # how it is trained
+)->Callable: # of a line of the history
     "What is called after each epoch."
     if callable(progress): return progress
     if progress is None: progress = sys.stderr.isatty()
@@ -624,8 +624,8 @@ def watcher(
 
 # %% ../nbs/50_training.ipynb #662245ba
 def tensorboard(
-    folder: str | Path,      # where TensorBoard looks
-) -> Callable:               # for `progress` of `train`
+    folder:str|Path, # where TensorBoard looks
+)->Callable: # for `progress` of `train`
     """A watcher that writes loss, accuracy and learning rate of each epoch for TensorBoard.
     `TrainingError` where it is not installed."""
     if importlib.util.find_spec('tensorboard') is None:
@@ -639,13 +639,13 @@ def tensorboard(
 
 # %% ../nbs/50_training.ipynb #7e38f738
 def learn(
-    learner: Learner,  # what learns
-    lesson: Lesson,  # what is to be learnt
-    out: Path,        # the run folder
+    learner:Learner, # what learns
+    lesson:Lesson, # what is to be learnt
+    out:Path, # the run folder
     *,
-    seed: int,  # of everything random
-    watch: Callable,  # called with each new line of the history
-) -> tuple[list, list]: # best weights, history
+    seed:int, # of everything random
+    watch:Callable, # called with each new line of the history
+)->tuple[list, list]: # best weights, history
     "Train until it is over, from the last checkpoint if there is one."
     recipe, file, n_samples = learner.recipe, out / 'checkpoint' / 'state.npz', lesson.packed.n_samples
     best, progress = (load_checkpoint(file, learner) if file.is_file()
@@ -671,9 +671,9 @@ def learn(
 
 # %% ../nbs/50_training.ipynb #b5fe6798
 def write_history(
-    out: Path,                  # the run folder
-    history: Sequence[Mapping], # a line an epoch
-) -> None:
+    out:Path, # the run folder
+    history:Sequence[Mapping], # a line an epoch
+)->None:
     "Write `history.csv` whole or not at all."
     with atomic_write(out / 'history.csv') as temporary:
         pd.DataFrame(history).to_csv(temporary, index=False, float_format='%.9g', lineterminator='\n',
@@ -681,12 +681,12 @@ def write_history(
 
 
 def finish(
-    out: Path,                  # the run folder
-    learner: Learner,  # what learns
-    best: Sequence[np.ndarray], # the weights to keep
-    history: Sequence[Mapping], # a line an epoch
-    info: Mapping,              # run.json so far
-) -> Run:
+    out:Path, # the run folder
+    learner:Learner, # what learns
+    best:Sequence[np.ndarray], # the weights to keep
+    history:Sequence[Mapping], # a line an epoch
+    info:Mapping, # run.json so far
+)->Run:
     "Write the model, then `run.json` with its metrics."
     learner.judged.set_weights(best)
     model = modelling.with_frontend(learner.frontend, learner.judged, info['n_samples'])
@@ -700,10 +700,10 @@ def finish(
 
 # %% ../nbs/50_training.ipynb #ff4a6b6b
 def describe(
-    lesson: Lesson,  # what is to be learnt
-    recipe: Recipe,  # how
-    **settings,   # task, seed, ...
-) -> dict:
+    lesson:Lesson, # what is to be learnt
+    recipe:Recipe, # how
+    **settings, # task, seed, ...
+)->dict:
     "`run.json` at the beginning of a run."
     counts = {f'n_{split}': len(lesson.rows[split]) for split in ('train', 'valid')}
     speakers = {f'n_{split}_speakers': len(set(lesson.speakers[split])) for split in ('train', 'valid')}
@@ -716,9 +716,9 @@ def describe(
 
 
 def finished(
-    earlier: Mapping,  # run.json
-    epochs: int,       # wanted
-) -> bool:
+    earlier:Mapping, # run.json
+    epochs:int, # wanted
+)->bool:
     "Whether nothing is left to do."
     return earlier['state'] == 'finished' and (
         epochs <= earlier['epochs_done'] or earlier['epochs_done'] < earlier['recipe']['epochs'])
@@ -726,11 +726,11 @@ def finished(
 # %% ../nbs/50_training.ipynb #186cf200
 def settings_of(
     *,
-    decisions: str | Path | pd.DataFrame | None,  # see `train`
-    shuffle_window: int | None,  # clips
-    devices: int,  # among which a batch is dealt
-    **others,  # of any value
-) -> dict:
+    decisions:str|Path|pd.DataFrame|None, # see `train`
+    shuffle_window:int|None, # clips
+    devices:int, # among which a batch is dealt
+    **others, # of any value
+)->dict:
     "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."
     if decisions is not None: others['decisions'] = decisions_mark(decisions)
     if mirrored(devices): others['devices'] = devices # before anything is packed or written
@@ -741,9 +741,9 @@ def settings_of(
 
 
 def check_epochs(
-    out: Path,    # the run folder
-    epochs: int,  # asked for
-) -> None:
+    out:Path, # the run folder
+    epochs:int, # asked for
+)->None:
     "`TrainingError` where the run has had more epochs than are asked for: none can be taken back."
     done = len(load_run(out).history) if (out / 'history.csv').is_file() else 0
     if done > epochs:
@@ -752,12 +752,12 @@ def check_epochs(
 
 
 def check_earlier(
-    out: Path,          # the run folder
-    settings: Mapping,  # of `settings_of`
-    chosen: Recipe,     # asked for
+    out:Path, # the run folder
+    settings:Mapping, # of `settings_of`
+    chosen:Recipe, # asked for
     *,
-    epochs_given: bool, # whether the recipe's epochs were asked for as well
-) -> tuple[dict | None, Recipe]: # run.json of the run that goes on, None: there is none; the recipe that holds
+    epochs_given:bool, # whether the recipe's epochs were asked for as well
+)->tuple[dict|None, Recipe]: # run.json of the run that goes on, None: there is none; the recipe that holds
     "The run that is in the folder already, which must have been begun in the same way."
     if not (out / 'run.json').is_file(): return None, chosen
     earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'shuffle_window', 'devices'))
@@ -769,24 +769,24 @@ def check_earlier(
 
 # %% ../nbs/50_training.ipynb #f581ee05
 def train(
-    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # folder, index (with splits of your own), or packed
-    out: str | Path,            # the run folder; a run that is there goes on
+    corpus:str|Path|pd.DataFrame|preprocessing.Packed, # folder, index (with splits of your own), or packed
+    out:str|Path, # the run folder; a run that is there goes on
     *,
-    task: str = 'words',        # 'words', 'kaggle12' or 'yes,no,...'
-    model: str | None = None,   # architecture; None: the recipe's
-    recipe: str | Recipe = 'reference',  # a name in `RECIPES`, or a recipe
-    epochs: int | None = None,  # at most; None: the recipe's, or those of the run that goes on
-    batch_size: int | None = None,  # clips a step; None: the recipe's
-    seed: int = 0,              # of everything that is random
-    sample_rate: int = 16000,   # Hz; clips are converted
-    n_samples: int = 16000,     # of a clip; longer ones are cut, shorter ones padded
-    speaker_pattern: str | None = None,      # see `corpus.index`
-    pack_folder: str | Path | None = None,   # where the packed corpus goes, shards at a URL; None: `pack_place`
-    decisions: str | Path | pd.DataFrame | None = None,  # to honour; CSV file or table, `decisions.apply_decisions`
-    shuffle_window: int | None = None,       # clips among which an epoch is mixed, `shards.window_order`; None: all
-    devices: int = 1,                        # GPUs of this host that share the work, see `mirrored`
-    progress: bool | float | Callable | None = None, # a line an epoch on stderr, one in so many seconds, or a function
-) -> Run:
+    task:str='words', # 'words', 'kaggle12' or 'yes,no,...'
+    model:str|None=None, # architecture; None: the recipe's
+    recipe:str|Recipe='reference', # a name in `RECIPES`, or a recipe
+    epochs:int|None=None, # at most; None: the recipe's, or those of the run that goes on
+    batch_size:int|None=None, # clips a step; None: the recipe's
+    seed:int=0, # of everything that is random
+    sample_rate:int=16000, # Hz; clips are converted
+    n_samples:int=16000, # of a clip; longer ones are cut, shorter ones padded
+    speaker_pattern:str|None=None, # see `corpus.index`
+    pack_folder:str|Path|None=None, # where the packed corpus goes, shards at a URL; None: `pack_place`
+    decisions:str|Path|pd.DataFrame|None=None, # to honour; CSV file or table, `decisions.apply_decisions`
+    shuffle_window:int|None=None, # clips among which an epoch is mixed, `shards.window_order`; None: all
+    devices:int=1, # GPUs of this host that share the work, see `mirrored`
+    progress:bool|float|Callable|None=None, # a line an epoch on stderr, one in so many seconds, or a function
+)->Run:
     """Train on the training speakers, choose on the validation speakers, leave a run folder; a killed run goes on.
 
     On a CPU, the same seed gives the same bits on the same machine, interrupted or not. Where progress is None,
@@ -811,15 +811,15 @@ def train(
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
 def train_teachers(
-    lesson: Lesson,                # of the pupil
-    out: Path,                     # the run folder of the pupil; theirs lie in it
-    recipe: Recipe,                # of the pupil
+    lesson:Lesson, # of the pupil
+    out:Path, # the run folder of the pupil; theirs lie in it
+    recipe:Recipe, # of the pupil
     *,
-    task: str,                     # of all of them
-    seed: int,                     # of the pupil; theirs follow
-    devices: int = 1,              # see `mirrored`
-    progress: bool | float | Callable | None,  # see `train`
-) -> list[keras.Model]:            # waveform -> probabilities
+    task:str, # of all of them
+    seed:int, # of the pupil; theirs follow
+    devices:int=1, # see `mirrored`
+    progress:bool|float|Callable|None, # see `train`
+)->list[keras.Model]: # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
     how: dict = {'task': task, 'recipe': teacher_recipe(recipe), 'shuffle_window': lesson.window,
@@ -829,16 +829,16 @@ def train_teachers(
 
 
 def begin_or_go_on(
-    lesson: Lesson,  # what is to be learnt
-    recipe: Recipe,  # how to train
-    out: Path,        # the run folder
-    info: dict,       # run.json
+    lesson:Lesson, # what is to be learnt
+    recipe:Recipe, # how to train
+    out:Path, # the run folder
+    info:dict, # run.json
     *,
-    task: str,        # of its teachers too
-    devices: int = 1, # see `mirrored`
-    seed: int,        # of everything random
-    progress: bool | float | Callable | None,  # see `train`
-) -> Run:
+    task:str, # of its teachers too
+    devices:int=1, # see `mirrored`
+    seed:int, # of everything random
+    progress:bool|float|Callable|None, # see `train`
+)->Run:
     "The part of `train` that writes: the run folder, with its teachers and what was learnt."
     packed = lesson.packed
     noise = training_noise(packed) if 'noise' in recipe.augment else None
@@ -853,8 +853,8 @@ def begin_or_go_on(
 
 # %% ../nbs/50_training.ipynb #085764a6
 def wherever(
-    place: Any,  # a path, a URL, or anything else
-) -> Any: # the same, under a name that holds in every folder from which a worker was started
+    place:Any, # a path, a URL, or anything else
+)->Any: # the same, under a name that holds in every folder from which a worker was started
     "An absolute path of a relative one."
     if not isinstance(place, (str, Path)) or is_url(place): return place
     return str(Path(place).expanduser().absolute())
@@ -867,14 +867,14 @@ def _train_one(job, *, corpus, options):
 
 
 def train_sweep(
-    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # see `train`
-    out: str | Path,               # the folder of the run folders NAME/seed-0, NAME/seed-1, ...
-    recipes: Mapping[str, str | Recipe],  # to compare, by a name for each
+    corpus:str|Path|pd.DataFrame|preprocessing.Packed, # see `train`
+    out:str|Path, # the folder of the run folders NAME/seed-0, NAME/seed-1, ...
+    recipes:Mapping[str, str|Recipe], # to compare, by a name for each
     *,
-    seeds: Sequence[int] = (0, 1, 2),  # a run of each recipe for each
-    cluster: object = None,        # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
-    **options,                     # of `train`
-) -> pd.DataFrame: # a row a run, by recipe and seed: epoch, valid_accuracy, valid_recall, valid_loss
+    seeds:Sequence[int]=(0, 1, 2), # a run of each recipe for each
+    cluster:object=None, # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
+    **options, # of `train`
+)->pd.DataFrame: # a row a run, by recipe and seed: epoch, valid_accuracy, valid_recall, valid_loss
     "Train each recipe once for each seed; runs that are there go on. On a cluster the folders are shared."
     place = Path(out).absolute()
     corpus = wherever(corpus)
@@ -888,20 +888,20 @@ def train_sweep(
 
 
 def train_seeds(
-    corpus: str | Path | pd.DataFrame | preprocessing.Packed,  # see `train`
-    out: str | Path,               # the folder of the run folders seed-0, seed-1, ...
+    corpus:str|Path|pd.DataFrame|preprocessing.Packed, # see `train`
+    out:str|Path, # the folder of the run folders seed-0, seed-1, ...
     *,
-    seeds: Sequence[int] = (0, 1, 2),  # one run each
-    recipe: str | Recipe = 'reference',  # a name in `RECIPES`, or a recipe
-    cluster: object = None,        # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
-    **options,                     # of `train`
-) -> pd.DataFrame:                 # a row a seed: epoch, valid_accuracy, valid_recall, valid_loss
+    seeds:Sequence[int]=(0, 1, 2), # one run each
+    recipe:str|Recipe='reference', # a name in `RECIPES`, or a recipe
+    cluster:object=None, # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
+    **options, # of `train`
+)->pd.DataFrame: # a row a seed: epoch, valid_accuracy, valid_recall, valid_loss
     "Train once for each seed; runs that are there go on."
     return train_sweep(corpus, out, {'': recipe}, seeds=seeds, cluster=cluster, **options).droplevel('recipe')
 
 # %% ../nbs/50_training.ipynb #9f49aa96
 def spread(
-    runs: pd.DataFrame,  # of `train_sweep`
-) -> pd.DataFrame:       # a row a recipe: mean and std of each figure over the seeds
+    runs:pd.DataFrame, # of `train_sweep`
+)->pd.DataFrame: # a row a recipe: mean and std of each figure over the seeds
     "What recipes score, and by how much that depends on the seed."
     return runs.astype(float).groupby('recipe', sort=False).agg(['mean', 'std'])
