@@ -5,6 +5,7 @@ A notebook's kernel spends three to five seconds of processor time on that impor
     warm_kernel.py serve SOCKET                     the process that forks
     warm_kernel.py SOCKET CONNECTION_FILE           what Jupyter starts as a kernel: asks for a fork and stays as long as it
 """
+import gc
 import json
 import os
 import signal
@@ -46,6 +47,8 @@ def serve(address: str) -> None:
     import jupyterlab, nbformat, plotly.graph_objects  # noqa: F401  Plotly looks for them when it first draws
     import keras, librosa, numba, tensorflow  # noqa: F401
     librosa.filters, librosa.feature  # noqa: B018  imported when they are first named
+    gc.collect()
+    gc.freeze()  # else the first collection in each fork goes through all of this, and copies its pages
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address + '.new')
         listening.listen(8)
