@@ -28,7 +28,7 @@ from .exported import (  # noqa: F401
 from .formats import (  # noqa: F401
     C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, WRITERS, Source, c_step_numbers, c_text,
     check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
-    quantised, relu_pairs, save_model, state_output, steps_to_litert_int8, without_ranges, write_c,
+    quantised, relu_pairs, save_model, last_outputs, steps_to_litert_int8, without_ranges, write_c,
     write_c_array, write_c_stream, write_keras, write_litert, write_litert_int8, write_litert_stream,
     write_litert_stream_int8, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401

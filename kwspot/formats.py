@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'EIGHT_BITS', 'C_HEADER', 'C_ARRAY', 'C_ENDS', 'C_STEP_END
            'save_model', 'litert_converter', 'write_keras', 'write_savedmodel', 'write_sealed', 'write_litert',
            'operations', 'frontend_outputs', 'relu_pairs', 'equalised', 'without_ranges', 'check_spared', 'quantised',
            'write_litert_int8', 'write_onnx', 'c_text', 'c_step_numbers', 'write_c', 'write_c_array',
-           'write_litert_stream', 'heard_in_steps', 'steps_to_litert_int8', 'state_output', 'write_litert_stream_int8',
+           'write_litert_stream', 'heard_in_steps', 'steps_to_litert_int8', 'last_outputs', 'write_litert_stream_int8',
            'write_c_stream']
 
 # %% ../nbs/68_formats.ipynb #546d14a0
@@ -395,17 +395,17 @@ def steps_to_litert_int8(
         outputs = [name for _, names in operations(plain) for name in names]
         counts = [name for name in outputs if f'/{stateful.STATE}' in f'/{name}']
         return quantised(converter, lambda: heard_in_steps(steps, clips), frontend_outputs(plain, steps.model),
-                         kept=[*counts, state_output(plain, steps.facts['n_state'])])
+                         kept=[*counts, *last_outputs(plain)])
 
 
-def state_output(
-    content: bytes, # a LiteRT model in steps
-    n_state: int,   # numbers in its state
-) -> str:
-    "The name of the tensor in which the state comes out."
+def last_outputs(
+    content: bytes, # a LiteRT model
+) -> list[str]:
+    "The names of the tensors that it gives out, and of what its softmax is given."
     import tensorflow as tf
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content)
-    return next(each['name'] for each in interpreter.get_output_details() if each['shape'][-1] == n_state)
+    given, steps = [each['name'] for each in interpreter.get_output_details()], operations(content)
+    return given + [name for (_, before), (_, names) in zip(steps, steps[1:]) if set(names) & set(given) for name in before]
 
 # %% ../nbs/68_formats.ipynb #4d901fc1
 def write_litert_stream_int8(

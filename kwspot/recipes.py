@@ -106,7 +106,7 @@ RECIPES = {
     'quick': Recipe('quick', model='kwspot-s', epochs=60, **MODERN),
     'best': Recipe('best', model='kwspot-l', epochs=90, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
                    teacher={'model': 'kwspot-l', 'epochs': 70, 'label_smoothing': 0.1}),
-    'stream': Recipe('stream', model='kwspot-s', epochs=54, network={'causal': True},
+    'stream': Recipe('stream', model='kwspot-l', epochs=40, network={'causal': True},
                      **{**MODERN, 'learning_rate': 3e-3, 'warm_up': 0.2, 'label_smoothing': 0.05, 'augment': {
                          'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment'],
                          'noise': {'snr_db': (0, 30), 'probability': 0.9,
