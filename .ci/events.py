@@ -21,7 +21,7 @@ CHOICES = ('marvin,sheila', 'seven,marvin,sheila,happy', 'yes,stop,left,right', 
 GRID = streaming.THRESHOLDS
 SEEDS = {'valid': (1,), 'test': (2,)} # one for each turn through the clips
 N_PARTS = 4
-COMMAND = 'python .ci/events.py RUN CORPUS nbs/results/events-stream.json model-stream.tflite'
+COMMAND = 'python .ci/events.py RUN CORPUS nbs/results/{} {}'
 
 
 def recordings(packed, split):
@@ -91,23 +91,25 @@ def rounded(value):
     return [rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def write(run, listener, lines, out):
+def write(run, listener, lines, out, file):
     "The result file: what the run is, and its lines."
     info = training.read_info(run)
     known = {name: info[name] for name in ('model', 'parameters', 'metrics')}
     corpus = {name: value for name, value in info['corpus'].items() if name != 'packed'}
-    facts = {'title': 'thirty words, streamed', **known, 'network': info['recipe']['network'], 'recipe': info['recipe']['name'],
+    title = 'the same in 8 bits' if 'int8' in file else 'thirty words, streamed'
+    facts = {'title': title, **known, 'network': info['recipe']['network'], 'recipe': info['recipe']['name'],
              'epochs': info['epochs_done'], 'corpus': corpus, 'steps': dict(getattr(listener, 'facts', {})),
-             'hop_ms': listener.hop_ms, 'seeds': SEEDS, 'command': COMMAND, 'choices': lines}
+             'hop_ms': listener.hop_ms, 'seeds': SEEDS, 'command': COMMAND.format(out.name, file).strip(), 'choices': lines}
     training.write_json(out, rounded(facts))
 
 
 if __name__ == '__main__':
     run, corpus, out = map(Path, sys.argv[1:4])
     packed = preprocessing.open_pack(corpus) if (corpus / 'clips.parquet').is_file() else training.packed_corpus(corpus)
-    listener = streaming.open_listener(run / 'export' / sys.argv[4] if len(sys.argv) > 4 else run)
+    file = sys.argv[4] if len(sys.argv) > 4 else ''
+    listener = streaming.open_listener(run / 'export' / file if file else run)
     parts = {split: [(hear(listener, audio), truth, len(audio) / 16000) for audio, truth in recordings(packed, split)]
              for split in SEEDS}
     known = [label for label in listener.labels if label not in streaming.Decision.ignored]
     choices = [known if words == 'all' else words.split(',') for words in CHOICES]
-    write(run, listener, [judge(listener, parts, words) for words in choices], out)
+    write(run, listener, [judge(listener, parts, words) for words in choices], out, file)

@@ -405,7 +405,8 @@ def last_outputs(
     import tensorflow as tf
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content)
     given, steps = [each['name'] for each in interpreter.get_output_details()], operations(content)
-    return given + [name for (_, before), (_, names) in zip(steps, steps[1:]) if set(names) & set(given) for name in before]
+    before = [names for (_, names), (_, last) in zip(steps, steps[1:]) if set(last) & set(given)]
+    return sum(before, given)
 
 # %% ../nbs/68_formats.ipynb #4d901fc1
 def write_litert_stream_int8(
