@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['count_confusion', 'class_table', 'macro_f1', 'top_confusions', 'wilson', 'expanded_tail', 'resamples',
            'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'plot_speakers', 'score',
-           'plot_confusion', 'run_labels', 'run_task', 'select_clips', 'predictions', 'score_predictions',
+           'plot_confusion', 'as_run', 'run_labels', 'run_task', 'select_clips', 'predictions', 'score_predictions',
            'class_numbers', 'evaluate', 'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'listen']
 
 # %% ../nbs/60_evaluation.ipynb #25e4d756
@@ -333,6 +333,17 @@ def _some(words):
     return ', '.join(list(words)[:8]) + (', ...' if len(words) > 8 else '')
 
 
+def as_run(
+    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`; or where one lies
+)->Any: # the same, opened
+    "A run by its folder, or an exported file by its name."
+    if not isinstance(run, (str, Path)): return run
+    if (Path(run) / 'run.json').is_file():
+        from kwspot.training import load_run
+        return load_run(run)
+    from kwspot.exported import load_exported
+    return load_exported(Path(run))
+
 def run_labels(
     run:Any, # a training.Run, or anything with `labels`
 )->tuple[str, ...]: # as many as the model has outputs
@@ -546,7 +557,7 @@ def class_numbers(
 
 # %% ../nbs/60_evaluation.ipynb #a9498123
 def evaluate(
-    run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
+    run:Any, # a run, its folder, an exported file, or anything with `labels`, `info` and `predict`
     corpus:str|Path|pd.DataFrame|Packed, # a corpus folder, an index or a pack
     *,
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'
@@ -559,6 +570,7 @@ def evaluate(
 )->dict:
     """The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`.
     `CorpusError` without any clips."""
+    run = as_run(run)
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed,
                                        speaker_pattern=speaker_pattern, cluster=cluster)

@@ -479,7 +479,9 @@ def write_report(
     *,
     more:dict[str, str]|None=None, # further sections: title -> HTML
 )->Path: # the file
-    "Write the report, whole or not at all. `CorpusError` where nothing can be written."
+    "Write the report, whole or not at all. `CorpusError` where nothing can be written, or for another kind of file."
+    if Path(file).suffix.lower() not in ('.html', '.htm'):
+        raise CorpusError(f'{file}: the report is a page; give a name that ends in .html')
     with atomic_write(check_place(file)) as part:
         part.write_text(page(findings, more=more), encoding='utf-8', newline='\n')
     return Path(file)

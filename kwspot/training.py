@@ -734,6 +734,8 @@ def settings_of(
     "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."
     if decisions is not None: others['decisions'] = decisions_mark(decisions)
     if mirrored(devices): others['devices'] = devices # before anything is packed or written
+    if isinstance(others['seed'], bool) or not isinstance(others['seed'], (int, np.integer)) or others['seed'] < 0:
+        raise TrainingError(f'seed is {others["seed"]!r}; it must be a whole number from 0 up')
     if shuffle_window is None: return others
     if isinstance(shuffle_window, int) and shuffle_window >= 1: return {**others, 'shuffle_window': shuffle_window}
     raise TrainingError(f'shuffle_window is {shuffle_window!r}; it must be a whole number from 1 up, '
