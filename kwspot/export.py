@@ -36,9 +36,9 @@ from .modelfile import (  # noqa: F401
 
 # %% ../nbs/71_export.ipynb #e496a6bf
 def proof_corpus(
-    run: Any,     # training.Run
-    corpus: Any,  # a corpus folder, an index or a preprocessing.Packed; None: what the run was trained from
-) -> Any:         # preprocessing.Packed
+    run:Any, # training.Run
+    corpus:Any, # a corpus folder, an index or a preprocessing.Packed; None: what the run was trained from
+)->Any: # preprocessing.Packed
     "The corpus to prove on, packed. `ExportError` if the run's own is no longer there."
     from kwspot import preprocessing, training
     if corpus is not None:
@@ -50,12 +50,12 @@ def proof_corpus(
 
 
 def training_clips(
-    run: Any,     # training.Run
-    packed: Any,  # preprocessing.Packed
-    n: int,          # at most
+    run:Any, # training.Run
+    packed:Any, # preprocessing.Packed
+    n:int, # at most
     *,
-    seed: int = 0,   # of the draw
-) -> np.ndarray:     # (n, n_samples) int16
+    seed:int=0, # of the draw
+)->np.ndarray: # (n, n_samples) int16
     """Clips of the training speakers, drawn at random; a tenth of them silence if the run knows silence.
     `ExportError` without any."""
     from kwspot import preprocessing
@@ -70,8 +70,8 @@ def training_clips(
 
 # %% ../nbs/71_export.ipynb #2c30c9d4
 def odd_clips(
-    n_samples: int, # of a clip
-) -> np.ndarray:    # (4, n_samples) int16
+    n_samples:int, # of a clip
+)->np.ndarray: # (4, n_samples) int16
     "Zeros, noise of one step, noise at full scale, a click."
     rng = np.random.default_rng(0)
     click = np.where(np.arange(n_samples) == n_samples // 2, 32767, 0)
@@ -80,9 +80,9 @@ def odd_clips(
 
 
 def compare(
-    expected: np.ndarray, # (n, n_classes) probabilities of the Keras model
-    found: np.ndarray,    # (n, n_classes) probabilities of the export
-) -> dict:                # max_abs_difference, top1_agreement
+    expected:np.ndarray, # (n, n_classes) probabilities of the Keras model
+    found:np.ndarray, # (n, n_classes) probabilities of the export
+)->dict: # max_abs_difference, top1_agreement
     "How far an export's answers are from the model's."
     if not np.isfinite(found).all(): return {'max_abs_difference': float('inf'), 'top1_agreement': 0.0}
     return {'max_abs_difference': float(np.abs(found - expected).max()),
@@ -90,12 +90,12 @@ def compare(
 
 # %% ../nbs/71_export.ipynb #a995ef97
 def latency(
-    run: Callable,      # (1, n_samples) float32 -> probabilities
-    n_samples: int,     # of a clip
+    run:Callable, # (1, n_samples) float32 -> probabilities
+    n_samples:int, # of a clip
     *,
-    n_runs: int = 300,  # at most
-    seconds: float = 1.0, # at most, about
-) -> dict:              # p50_ms, p99_ms
+    n_runs:int=300, # at most
+    seconds:float=1.0, # at most, about
+)->dict: # p50_ms, p99_ms
     "Median and 99th percentile of the time for one clip."
     waveform = (0.1 * np.random.default_rng(0).standard_normal((1, n_samples))).astype(np.float32)
     for _ in range(10): run(waveform)
@@ -107,7 +107,7 @@ def latency(
     return {f'p{share}_ms': round(float(np.percentile(times, share)), 4) for share in (50, 99)}
 
 
-def processor() -> str: # e.g. 'AMD EPYC 7B13, x86_64, Linux'
+def processor()->str: # e.g. 'AMD EPYC 7B13, x86_64, Linux'
     "What this is measured on."
     import platform
     name = platform.processor()
@@ -122,9 +122,9 @@ AGREEMENT = 0.9  # smallest share of clips with the same answer for formats in 8
 
 
 def objection(
-    format: str,       # in `FORMATS`
-    figures: Mapping,  # of `compare`, and odd_clips_difference
-) -> str:
+    format:str, # in `FORMATS`
+    figures:Mapping, # of `compare`, and odd_clips_difference
+)->str:
     "Why an export must not be handed out; '' if nothing speaks against it."
     worst = max(figures['max_abs_difference'], figures['odd_clips_difference'])
     if not np.isfinite(worst): return 'its probabilities are not numbers'
@@ -144,13 +144,13 @@ class Proof:
     odd: np.ndarray       # (4, n_classes) what it says to the odd clips
 
     @property
-    def truth(self) -> np.ndarray: return self.table['label'].to_numpy(dtype=object)
+    def truth(self)->np.ndarray: return self.table['label'].to_numpy(dtype=object)
 
 
 def make_proof(
-    run: Any,     # training.Run
-    packed: Any,  # preprocessing.Packed
-) -> Proof:
+    run:Any, # training.Run
+    packed:Any, # preprocessing.Packed
+)->Proof:
     "Ask the Keras model. `CorpusError` if the corpus has none of its words."
     from kwspot import evaluation
     clips = packed.clips[packed.clips['ok'] & packed.clips['word'].isin(evaluation.run_task(run).words)]
@@ -160,9 +160,9 @@ def make_proof(
 
 
 def judge(
-    exported: Exported, # a file
-    proof: Proof,       # what is expected of it
-) -> dict:
+    exported:Exported, # a file
+    proof:Proof, # what is expected of it
+)->dict:
     "Difference, agreement, accuracy and latency of an exported file."
     from kwspot import evaluation
     with warnings.catch_warnings():
@@ -176,8 +176,8 @@ def judge(
 
 # %% ../nbs/71_export.ipynb #daf3bb98
 def step_figures(
-    file: Path,  # a LiteRT model in steps
-) -> dict:       # hop_ms, carried, n_state; p50_ms and p99_ms of a step
+    file:Path, # a LiteRT model in steps
+)->dict: # hop_ms, carried, n_state; p50_ms and p99_ms of a step
     "What a stream costs that is heard by this file."
     from kwspot.streaming import load_steps
     steps = load_steps(file)
@@ -188,8 +188,8 @@ def step_figures(
 # %% ../nbs/71_export.ipynb #94cc4cbd
 @contextlib.contextmanager
 def new_place(
-    place: Path,  # a file with a suffix, or a folder without
-) -> Iterator[Path]:
+    place:Path, # a file with a suffix, or a folder without
+)->Iterator[Path]:
     """A temporary name that becomes `place` when the block ends, in place of what was there; if the block
     fails, nothing is left of it."""
     from kwspot.corpus import atomic_folder, atomic_write
@@ -200,11 +200,11 @@ def new_place(
 
 
 def write_proved(
-    format: str,     # in `FORMATS`
-    source: Source,  # what is written
-    proof: Proof,    # what is expected of it
-    folder: Path,    # where it goes
-) -> dict:           # file, bytes, and the figures of `judge`
+    format:str, # in `FORMATS`
+    source:Source, # what is written
+    proof:Proof, # what is expected of it
+    folder:Path, # where it goes
+)->dict: # file, bytes, and the figures of `judge`
     "Write one format; it gets its name when it has given the model's answers. `ExportError` if it does not."
     place = folder / FORMATS[format]
     with new_place(place) as temporary:
@@ -219,9 +219,9 @@ def write_proved(
 
 # %% ../nbs/71_export.ipynb #2ef8e542
 def about_proof(
-    run: Any,   # training.Run
-    proof: Proof,  # on which the exports were judged
-) -> dict:
+    run:Any, # training.Run
+    proof:Proof, # on which the exports were judged
+)->dict:
     "What the card says about the data and the scores, ready for run.json."
     from kwspot import evaluation
     from kwspot.card import about_corpus
@@ -237,12 +237,12 @@ def about_proof(
 
 # %% ../nbs/71_export.ipynb #6c834377
 def record(
-    folder: Path,      # a run folder
-    format: str,       # in `FORMATS`
-    figures: Mapping,  # of `write_proved`
-    proof: Mapping,    # of `about_proof`
-    mark: str,         # of the model
-) -> None:
+    folder:Path, # a run folder
+    format:str, # in `FORMATS`
+    figures:Mapping, # of `write_proved`
+    proof:Mapping, # of `about_proof`
+    mark:str, # of the model
+)->None:
     "Put the figures of an export into run.json and the card."
     from kwspot import training
     from kwspot.card import CARD, model_card
@@ -257,12 +257,12 @@ def record(
 
 # %% ../nbs/71_export.ipynb #b8e8ea8f
 def export(
-    run: Any,             # training.Run, finished
+    run:Any, # training.Run, finished
     *,
-    formats: Sequence[str] = ('keras', 'litert'),  # of `FORMATS`
-    corpus: Any = None,   # corpus folder, index or Packed to prove on; None: what the run was trained from
-    n_examples: int = 200,   # training clips that show which values occur, for 8 bits
-) -> dict:                   # format -> file, bytes, accuracy, max_abs_difference, top1_agreement, p50_ms, ...
+    formats:Sequence[str]=('keras', 'litert'), # of `FORMATS`
+    corpus:Any=None, # corpus folder, index or Packed to prove on; None: what the run was trained from
+    n_examples:int=200, # training clips that show which values occur, for 8 bits
+)->dict: # format -> file, bytes, accuracy, max_abs_difference, top1_agreement, p50_ms, ...
     """Write a run's model in other formats into its folder export/, proved; the figures go into run.json and
     the card.
 
@@ -285,15 +285,15 @@ def export(
 
 # %% ../nbs/71_export.ipynb #a90756b9
 def bars(
-    axes: Any,              # matplotlib Axes
-    names: Sequence[str],      # of the bars, from below
-    values: Sequence[float],   # their lengths
+    axes:Any, # matplotlib Axes
+    names:Sequence[str], # of the bars, from below
+    values:Sequence[float], # their lengths
     *,
-    title: str,                # of the axis, with its unit
-    text: Callable,            # value -> what is written behind the bar
-    ends: Sequence[float] | None = None, # a thin line goes on to here
-    colour: str = '#0072b2',   # of the bars
-) -> None:
+    title:str, # of the axis, with its unit
+    text:Callable, # value -> what is written behind the bar
+    ends:Sequence[float]|None=None, # a thin line goes on to here
+    colour:str='#0072b2', # of the bars
+)->None:
     "Horizontal bars with their values behind them."
     axes.barh(names, values, color=colour, height=0.6)
     axes.hlines(names, values, ends or values, color='0.2', linewidth=1)
@@ -305,7 +305,7 @@ def bars(
 
 
 def plot_exports(
-    figures: Mapping, # of `export`, or of several calls of it
+    figures:Mapping, # of `export`, or of several calls of it
 ): # matplotlib Figure
     "Size, latency and faithfulness of exported files."
     import matplotlib.pyplot as plt

@@ -36,8 +36,8 @@ EIGHT_BITS = ('litert-int8', 'c', 'litert-stream-int8', 'c-stream') # of them
 
 
 def known_formats(
-    names: Sequence[str],  # of formats
-) -> Sequence[str]:        # the same
+    names:Sequence[str], # of formats
+)->Sequence[str]: # the same
     "The names; `ExportError` for one that is not in `FORMATS`."
     if wrong := [name for name in names if name not in FORMATS]:
         raise ExportError(f'there is no format {wrong[0]!r}; available: {", ".join(FORMATS)}')
@@ -54,12 +54,12 @@ class Source:
                             repr=False)
 
     @cached_property
-    def litert(self) -> bytes:
+    def litert(self)->bytes:
         "The model for LiteRT, in float32."
         with quiet(): return litert_converter(self.model, Path(self._folder.name)).convert()
 
     @cached_property
-    def litert_int8(self) -> bytes:
+    def litert_int8(self)->bytes:
         "The model for LiteRT, the network in 8 bits."
         twin = equalised(self.model)
         source = self if twin is self.model else Source(twin, self.facts, self.clips)
@@ -68,7 +68,7 @@ class Source:
         return quantised(converter, examples, frontend_outputs(source.litert, twin))
 
     @cached_property
-    def litert_stream_int8(self) -> Path:
+    def litert_stream_int8(self)->Path:
         "A file with the model in steps for LiteRT, the network in 8 bits."
         from kwspot import stateful
         file = Path(self._folder.name) / FORMATS['litert-stream-int8']
@@ -78,10 +78,10 @@ class Source:
 
 # %% ../nbs/68_formats.ipynb #a7716536
 def save_model(
-    model: Any,     # keras.Model, waveform -> probabilities
-    folder: Path,      # for the SavedModel
-    batch: int | None, # clips at a time; None: any number
-) -> None:
+    model:Any, # keras.Model, waveform -> probabilities
+    folder:Path, # for the SavedModel
+    batch:int|None, # clips at a time; None: any number
+)->None:
     "Write a SavedModel whose input is called `waveform`."
     import tensorflow as tf
     signature = [tf.TensorSpec((batch, model.input_shape[1]), tf.float32, name='waveform')]
@@ -89,9 +89,9 @@ def save_model(
 
 
 def litert_converter(
-    model: Any,  # keras.Model, waveform -> probabilities
-    folder: Path,   # where its SavedModel is kept
-):                  # tf.lite.TFLiteConverter
+    model:Any, # keras.Model, waveform -> probabilities
+    folder:Path, # where its SavedModel is kept
+): # tf.lite.TFLiteConverter
     "A LiteRT converter of the model for one clip at a time."
     import tensorflow as tf
     if not (folder / 'saved_model.pb').exists(): save_model(model, folder, 1)
@@ -99,18 +99,18 @@ def litert_converter(
 
 # %% ../nbs/68_formats.ipynb #99b7c01e
 def write_keras(
-    source: Source, # what is written
-    file: Path,     # to write
-) -> None:
+    source:Source, # what is written
+    file:Path, # to write
+)->None:
     "The model as a Keras file."
     source.model.save(file)
     attach_facts(file, source.facts)
 
 
 def write_savedmodel(
-    source: Source, # what is written
-    folder: Path,   # to write into
-) -> None:
+    source:Source, # what is written
+    folder:Path, # to write into
+)->None:
     "The model as a SavedModel, for any number of clips at a time."
     save_model(source.model, folder, None)
     (folder / 'assets.extra').mkdir()
@@ -119,26 +119,26 @@ def write_savedmodel(
 
 
 def write_sealed(
-    content: bytes, # a LiteRT model
-    source: Source, # where it comes from
-    file: Path,     # to write
-) -> None:
+    content:bytes, # a LiteRT model
+    source:Source, # where it comes from
+    file:Path, # to write
+)->None:
     "A LiteRT model with its facts and its seal."
     file.write_bytes(content)
     attach_facts(file, {**source.facts, **seal(content)})
 
 
 def write_litert(
-    source: Source, # what is written
-    file: Path,     # to write
-) -> None:
+    source:Source, # what is written
+    file:Path, # to write
+)->None:
     "The model for LiteRT, in float32."
     write_sealed(source.litert, source, file)
 
 # %% ../nbs/68_formats.ipynb #5142701f
 def operations(
-    content: bytes, # a LiteRT model
-) -> list[tuple[str, list[str]]]: # (kind, names of its outputs) of each operation, in order
+    content:bytes, # a LiteRT model
+)->list[tuple[str, list[str]]]: # (kind, names of its outputs) of each operation, in order
     "What a LiteRT model does, step by step."
     import tensorflow as tf
     plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -149,9 +149,9 @@ def operations(
 
 
 def frontend_outputs(
-    content: bytes, # the LiteRT model in float32
-    model: Any,  # the Keras model that it was made from
-) -> list[str]:     # names
+    content:bytes, # the LiteRT model in float32
+    model:Any, # the Keras model that it was made from
+)->list[str]: # names
     "The outputs of all operations up to the frontend's last. `ExportError` if it cannot be found."
     from kwspot.frontend import Frontend
     names = [layer.name for layer in model.layers if isinstance(layer, Frontend)]
@@ -165,8 +165,8 @@ def frontend_outputs(
 
 # %% ../nbs/68_formats.ipynb #33474c05
 def relu_pairs(
-    model: Any,  # keras.Model
-) -> Iterator[tuple]: # of layers: dense with ReLU, batch normalisation, dense
+    model:Any, # keras.Model
+)->Iterator[tuple]: # of layers: dense with ReLU, batch normalisation, dense
     "Where a batch normalisation stands between a ReLU and a dense layer."
     import keras
     for network in (model, *(layer for layer in model.layers if isinstance(layer, keras.Model))):
@@ -181,8 +181,8 @@ def relu_pairs(
 
 
 def equalised(
-    model: Any,  # keras.Model; stays as it is
-) -> Any:        # keras.Model that computes the same
+    model:Any, # keras.Model; stays as it is
+)->Any: # keras.Model that computes the same
     "A twin with units of like size around every `relu_pairs`; the model itself where there are none."
     import keras
     if not any(relu_pairs(model)): return model
@@ -199,9 +199,9 @@ def equalised(
 
 # %% ../nbs/68_formats.ipynb #f013b37d
 def without_ranges(
-    calibrated: bytes,     # a LiteRT model that knows for each tensor which values occur
-    spared: Sequence[str], # names of tensors
-) -> bytes:
+    calibrated:bytes, # a LiteRT model that knows for each tensor which values occur
+    spared:Sequence[str], # names of tensors
+)->bytes:
     "The model without that knowledge of some tensors and of its inputs: what has no range stays in float32."
     from tensorflow.lite.tools import flatbuffer_utils
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(calibrated))
@@ -213,9 +213,9 @@ def without_ranges(
 
 
 def check_spared(
-    content: bytes,        # a LiteRT model in 8 bits
-    spared: Sequence[str], # names of the frontend's tensors, in order; the last are the features
-) -> None:
+    content:bytes, # a LiteRT model in 8 bits
+    spared:Sequence[str], # names of the frontend's tensors, in order; the last are the features
+)->None:
     "`ExportError` if what leads to the features, or what the frontend hears, is in 8 bits after all."
     steps = operations(content)
     mine = [at for at, (_, outputs) in enumerate(steps) if set(outputs) & set(spared[:-1])]
@@ -224,12 +224,12 @@ def check_spared(
 
 # %% ../nbs/68_formats.ipynb #d370a245
 def quantised(
-    converter: Any,  # tf.lite.TFLiteConverter
-    examples: Callable[[], Iterator],  # inputs, as TensorFlow wants its representative dataset: what occurs
-    spared: Sequence[str], # names of the frontend's tensors, in order; all before the last stay in float32
+    converter:Any, # tf.lite.TFLiteConverter
+    examples:Callable[[], Iterator], # inputs, as TensorFlow wants its representative dataset: what occurs
+    spared:Sequence[str], # names of the frontend's tensors, in order; all before the last stay in float32
     *,
-    kept: Sequence[str] = (), # names of other tensors that stay in float32
-) -> bytes:
+    kept:Sequence[str]=(), # names of other tensors that stay in float32
+)->bytes:
     "The model with everything else in 8 bits. `ExportError` if the converter will not have it so."
     import tensorflow as tf
     converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], examples
@@ -243,17 +243,17 @@ def quantised(
 
 
 def write_litert_int8(
-    source: Source, # what is written
-    file: Path,     # to write
-) -> None:
+    source:Source, # what is written
+    file:Path, # to write
+)->None:
     "The model for LiteRT, the network in 8-bit integers behind a frontend in float32."
     write_sealed(source.litert_int8, source, file)
 
 # %% ../nbs/68_formats.ipynb #20b2340c
 def write_onnx(
-    source: Source, # what is written
-    file: Path,     # to write
-) -> None:
+    source:Source, # what is written
+    file:Path, # to write
+)->None:
     "The model as an ONNX file; `ExportError` where the packages for it are missing."
     missing = [name for name in ('onnx', 'tf2onnx', 'onnxruntime') if importlib.util.find_spec(name) is None]
     if missing: raise ExportError(f'the format onnx needs {" and ".join(missing)}: pip install "kwspot[onnx]"')
@@ -265,8 +265,8 @@ def write_onnx(
 
 # %% ../nbs/68_formats.ipynb #d97b15fe
 def c_text(
-    text: str, # any
-) -> str:      # a string literal
+    text:str, # any
+)->str: # a string literal
     "A text in C, in ASCII: everything else becomes the octal numbers of its bytes in UTF-8."
     plain = lambda byte: 32 <= byte < 127 and chr(byte) not in '"\\?'
     return '"' + ''.join(chr(byte) if plain(byte) else f'\\{byte:03o}' for byte in text.encode()) + '"'
@@ -319,9 +319,9 @@ C_STEP_ENDS = """// A step moves on by KWSPOT_HOP samples. At the beginning the 
 
 
 def c_step_numbers(
-    content: bytes, # a LiteRT model in steps
-    steps: Mapping, # facts of the steps, see `stateful.StepModel`
-) -> str:           # a line of C for each
+    content:bytes, # a LiteRT model in steps
+    steps:Mapping, # facts of the steps, see `stateful.StepModel`
+)->str: # a line of C for each
     "What a program must know of the steps: their lengths, and which tensor is which."
     import tensorflow as tf
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content)
@@ -334,18 +334,18 @@ def c_step_numbers(
 
 # %% ../nbs/68_formats.ipynb #e29eb9fe
 def write_c(
-    source: Source, # what is written
-    folder: Path,   # to write into
-) -> None:
+    source:Source, # what is written
+    folder:Path, # to write into
+)->None:
     "The 8-bit LiteRT model as C++ source and a header for C and C++."
     write_c_array(source.litert_int8, {**source.facts, **seal(source.litert_int8)}, folder)
 
 
 def write_c_array(
-    content: bytes, # a LiteRT model
-    facts: Mapping, # that go with it, its seal among them
-    folder: Path,   # to write into
-) -> None:
+    content:bytes, # a LiteRT model
+    facts:Mapping, # that go with it, its seal among them
+    folder:Path, # to write into
+)->None:
     "A LiteRT model as C++ source and a header for C and C++."
     kinds = ', '.join(sorted({kind for kind, _ in operations(content)}))
     texts = [f'0x{byte:02x},' for byte in content]
@@ -360,18 +360,18 @@ def write_c_array(
 
 # %% ../nbs/68_formats.ipynb #38f77d25
 def write_litert_stream(
-    source: Source, # what is written
-    file: Path,     # to write
-) -> None:
+    source:Source, # what is written
+    file:Path, # to write
+)->None:
     "The model in steps for LiteRT; the network's state is carried where it can be, else that of the features."
     from kwspot import stateful
     stateful.write_steps(source.model, file, source.facts)
 
 # %% ../nbs/68_formats.ipynb #78771d7c
 def heard_in_steps(
-    steps: Any,        # stateful.StepModel
-    clips: np.ndarray, # (n, n_samples) int16
-) -> Iterator[tuple[str, dict]]: # signature, and its inputs: samples (1, n_input), state (1, n_state)
+    steps:Any, # stateful.StepModel
+    clips:np.ndarray, # (n, n_samples) int16
+)->Iterator[tuple[str, dict]]: # signature, and its inputs: samples (1, n_input), state (1, n_state)
     "What every ninth step is given in a recording of the clips, one after the other."
     from kwspot import stateful
     advance, sound = stateful.explicit(steps), as_waveforms(clips, error=ExportError).reshape(1, -1)
@@ -383,9 +383,9 @@ def heard_in_steps(
 
 
 def steps_to_litert_int8(
-    steps: Any,        # stateful.StepModel
-    clips: np.ndarray, # (n, n_samples) int16, of the training speakers: what occurs
-) -> bytes:
+    steps:Any, # stateful.StepModel
+    clips:np.ndarray, # (n, n_samples) int16, of the training speakers: what occurs
+)->bytes:
     """The steps as a LiteRT model with the network in 8 bits. The frontend, the means over time and the state that
     goes in and out are in float32."""
     from kwspot import stateful
@@ -399,8 +399,8 @@ def steps_to_litert_int8(
 
 
 def last_outputs(
-    content: bytes, # a LiteRT model
-) -> list[str]:
+    content:bytes, # a LiteRT model
+)->list[str]:
     "The names of the tensors that it gives out, and of what its softmax is given."
     import tensorflow as tf
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content)
@@ -410,17 +410,17 @@ def last_outputs(
 
 # %% ../nbs/68_formats.ipynb #4d901fc1
 def write_litert_stream_int8(
-    source: Source, # what is written
-    file: Path,     # to write
-) -> None:
+    source:Source, # what is written
+    file:Path, # to write
+)->None:
     "The model in steps for LiteRT, its network in 8-bit integers; the state stays in float32."
     shutil.copyfile(source.litert_stream_int8, file)
 
 
 def write_c_stream(
-    source: Source, # what is written
-    folder: Path,   # to write into
-) -> None:
+    source:Source, # what is written
+    folder:Path, # to write into
+)->None:
     "The 8-bit model in steps as C++ source and a header for C and C++."
     facts = attached_facts(source.litert_stream_int8)
     write_c_array(unsealed(source.litert_stream_int8.read_bytes(), facts, folder), facts, folder)
