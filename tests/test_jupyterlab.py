@@ -100,6 +100,7 @@ look_script = """() => {
   });
   return cells;
 }"""
+painted_script = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"  # else a busy machine pictures nothing
 close_script = """async () => {
   const panel = window.jupyterapp?.shell?.currentWidget;
   if (panel?.sessionContext) { await panel.sessionContext.shutdown(); panel.dispose(); }
@@ -286,6 +287,7 @@ def screenshot(page, name: str) -> None:
     outer, place, number = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')", 0, 1
     while place < page.evaluate(f'() => {outer}.scrollHeight'):
         page.evaluate(f'(top) => {{ {outer}.scrollTop = top }}', place)
+        page.evaluate(painted_script)
         page.wait_for_timeout(100)
         picture = browser.send('Page.captureScreenshot', {'format': 'jpeg', 'quality': 75, 'optimizeForSpeed': True})['data']
         Path(folder, f'{name}-{number}.jpg').write_bytes(base64.b64decode(picture))
