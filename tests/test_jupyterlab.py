@@ -56,7 +56,7 @@ ready_script = """(path) => {
 }"""
 start_script = """(slow) => {
   const notebook = jupyterapp.shell.currentWidget.content;
-  notebook.notebookConfig = {...notebook.notebookConfig, windowingMode: 'none'};
+  notebook.notebookConfig = {...notebook.notebookConfig, windowingMode: 'none', scrollPastEnd: false};  // no empty page after the last cell
   const source = cell => cell.model.sharedModel.source;
   const wanted = cell => cell.model.type === 'code' && source(cell).trim() && (slow || !/^#\\|\\s*(slow|data)\\b/m.test(source(cell)));
   window.wanted = notebook.widgets.map((cell, i) => i).filter(i => wanted(notebook.widgets[i]));
@@ -100,7 +100,6 @@ look_script = """() => {
   });
   return cells;
 }"""
-painted_script = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"  # else a busy machine pictures nothing
 close_script = """async () => {
   const panel = window.jupyterapp?.shell?.currentWidget;
   if (panel?.sessionContext) { await panel.sessionContext.shutdown(); panel.dispose(); }
@@ -287,7 +286,6 @@ def screenshot(page, name: str) -> None:
     outer, place, number = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')", 0, 1
     while place < page.evaluate(f'() => {outer}.scrollHeight'):
         page.evaluate(f'(top) => {{ {outer}.scrollTop = top }}', place)
-        page.evaluate(painted_script)
         page.wait_for_timeout(100)
         picture = browser.send('Page.captureScreenshot', {'format': 'jpeg', 'quality': 75, 'optimizeForSpeed': True})['data']
         Path(folder, f'{name}-{number}.jpg').write_bytes(base64.b64decode(picture))
