@@ -337,14 +337,15 @@ class Limits:
     loud_spread:float=1.5 # and so many times the usual deviation from that median, where levels vary much
     clipped_fraction:float=.0005 # largest share of clipped samples
     clipped_peak_dbfs:float=-30. # quieter clips have flat tops because their steps are coarse
-    dc_offset:float=.01 # largest mean, as a fraction of full scale
+    dc_offset:float=.01 # largest mean, of the clip or of a quarter of it, as a fraction of full scale
+    sample_step:int=8 # largest step between samples: 13 bits are in use
     dropout_s:float=.002 # longest hole in the sound, seconds
     padding_s:float=.02 # longest padding, seconds
     excess_db:float=7.5 # how far speech rises above the noise, at least
     voicing:float=.35 # smallest repetition at the pitch of a voice, 0 to 1
     tone_share:float=.985 # largest share of the loudest sound in two neighbouring bands; more is a beep
     snr_db:float=14. # smallest signal-to-noise ratio
-    edge_level:float=.45 # largest level of the first and last 30 ms, from 0, the noise, to 1, the loudest moment
+    edge_level:float=.3 # largest level of the first and last 30 ms, from 0, the noise, to 1, the loudest moment
     off_centre_s:float=.25 # largest distance of the middle of the word from that of the clip, seconds
     n_words:int=1 # most stretches of sound in a clip
     hum_db:float=12. # highest mains tone, above its neighbourhood
@@ -401,7 +402,8 @@ FINDINGS = { # in the order in which they are reported
     'clipped': Finding('level', 'samples are at full scale or in flat tops', 'clipped_fraction',
                        'clipped_fraction'),
     'offset': Finding('level', 'the mean is too far from zero', 'dc_offset', 'dc_offset'),
-    'dropout': Finding('level', 'a hole of exact zeros in the sound', 'dropout_s', 'dropout_s'),
+    'coarse': Finding('level', 'fewer than 13 of the 16 bits are in use', 'sample_step', 'sample_step'),
+    'dropout': Finding('level', 'a hole of zeros, or of one value, in the sound', 'dropout_s', 'dropout_s'),
     'padded': Finding('level', 'one and the same value before or after the recording', 'padding_s', 'padding_s'),
     'no_speech': Finding('content', 'nothing rises above the noise, or what does is no voice', 'voicing',
                          'voicing'),
@@ -454,7 +456,7 @@ _COARSE = -42. # dBFS: 256 steps either side of zero, as in 8 bits
 def _is_coarse(table, limits):
     "Clips in which whatever is soft is zero."
     faint = (table['level_db'] < limits.faint_db) | (table['rms_dbfs'] < limits.quiet_dbfs)
-    return (table['bits'] == 8) | faint | (table['peak_dbfs'] < _COARSE)
+    return (table['bits'] == 8) | (table['sample_step'] > limits.sample_step) | faint | (table['peak_dbfs'] < _COARSE)
 
 def _level_findings(table, spoken, limits):
     "Findings about length and level."
@@ -469,6 +471,7 @@ def _level_findings(table, spoken, limits):
             'faint': spoken & (table['level_db'] < limits.faint_db),
             'loud': spoken & (table['level_db'] > max(limits.loud_db, limits.loud_spread * spread)),
             'clipped': sounds & clipped, 'offset': sounds & (table['dc_offset'].abs() > limits.dc_offset),
+            'coarse': sounds & (table['sample_step'] > limits.sample_step) & (table['bits'] != 8),
             'dropout': fine & (table['dropout_s'] > limits.dropout_s),
             'padded': fine & (table['padding_s'] > limits.padding_s)}
 

@@ -108,7 +108,13 @@ def _clipped(clip, rng, around):
     fresh = rng.normal(0, rng.uniform(.3, 2), clip.size) if rng.random() < .4 else 0 # noise from after the clipping
     return to_int16(cut * max(rng.uniform(.3, 1.5), 1500 / limit) + fresh)
 
-def _offset(clip, rng, around): return to_int16(clip * .85 + 32768 * rng.uniform(.015, .1) * rng.choice([-1, 1]))
+def _offset(clip, rng, around):
+    size, slope = 32768 * rng.uniform(.015, .1) * rng.choice([-1, 1]), np.linspace(-1, 1, clip.size)
+    return to_int16(clip * .85 + size * (slope * 1.4 if rng.random() < .3 else 1)) # some wander through zero
+
+def _coarse(clip, rng, around): # 6 to 12 bits
+    step = 2**int(rng.integers(4, 11))
+    return to_int16(np.clip(np.rint(clip / step) * step, -32768, 32768 - step))
 
 def _dropout(clip, rng, around):
     out, level = clip.copy(), level_of(clip, 64)
@@ -117,7 +123,7 @@ def _dropout(clip, rng, around):
         loud = np.flatnonzero((level[:-n - 64] > level.max() / 5) & (level[n + 64:] > level.max() / 5)) + 32
         if loud.size:
             start = int(rng.choice(loud))
-            out[start:start + n] = 0
+            out[start:start + n] = rng.choice([0, 0, out[start]]) + (rng.integers(-1, 2, n) if rng.random() < .3 else 0)
     return out
 
 def _padded(clip, rng, around):
@@ -227,7 +233,7 @@ def _upsampled(clip, rng, around):
 
 SAMPLE_FAULTS = {'short': _shorter, 'long': _longer, 'silent': _silent, 'quiet': _near_silent, 'faint': _faint,
                  'loud': _loud, 'clipped': _clipped,
-                 'offset': _offset, 'dropout': _dropout, 'padded': _padded, 'no_speech': _only_noise,
+                 'offset': _offset, 'coarse': _coarse, 'dropout': _dropout, 'padded': _padded, 'no_speech': _only_noise,
                  'noisy': _noisy, 'cut_start': _cut_start,
                  'cut_end': _cut_end, 'off_centre': _off_centre, 'several_words': _several_words, 'hum': _humming,
                  'band_limited': _upsampled}
@@ -301,13 +307,14 @@ IDENTITY_FAULTS = ('duplicate', 'near_duplicate', 'duplicate_other_word', 'dupli
 FAULTS = (*SAMPLE_FAULTS, *FILE_FAULTS, *IDENTITY_FAULTS)
 
 # %% ../nbs/21_planted.ipynb #fd05d4ce
-_HEARD = ('quiet faint loud clipped offset dropout padded no_speech noisy cut_start cut_end off_centre '
+_HEARD = ('quiet faint loud clipped offset coarse dropout padded no_speech noisy cut_start cut_end off_centre '
           'several_words hum band_limited')
 COMPANIONS = {
     'short': 'cut_start cut_end off_centre', 'long': 'off_centre', 'quiet': _HEARD,
-    'faint': 'quiet band_limited padded', 'loud': 'clipped offset', 'clipped': 'faint offset',
-    'no_speech': 'quiet band_limited near_duplicate duplicate_other_word duplicate_other_split',
-    'noisy': 'no_speech', 'cut_start': 'off_centre no_speech', 'cut_end': 'off_centre no_speech',
+    'faint': 'quiet band_limited padded', 'loud': 'clipped offset', 'clipped': 'faint offset', 'coarse': 'noisy hum',
+    'dropout': 'offset', 'padded': 'cut_start cut_end',
+    'no_speech': 'offset quiet band_limited near_duplicate duplicate_other_word duplicate_other_split',
+    'noisy': 'no_speech offset', 'cut_start': 'off_centre no_speech', 'cut_end': 'off_centre no_speech',
     'truncated': f'short {_HEARD}', 'wrong_rate': 'band_limited', 'wrong_width': _HEARD,
     'wrong_codec': f'wrong_width extra_chunks truncated short long {_HEARD}', 'unreadable': 'wrong_extension',
     'near_duplicate': 'band_limited', 'duplicate_other_word': 'duplicate near_duplicate band_limited',
@@ -423,7 +430,7 @@ def write_lists(
 # %% ../nbs/21_planted.ipynb #858b5043
 NEAR = Limits(quiet_dbfs=-53., faint_db=-18., loud_db=8., loud_spread=1.2, clipped_fraction=.0004,
               dc_offset=.008, dropout_s=.0016, padding_s=.016, excess_db=9., voicing=.42, tone_share=.975,
-              snr_db=16.5, edge_level=.36, off_centre_s=.2, hum_db=9.6, hum_below_db=48.,
+              snr_db=16.5, edge_level=.24, off_centre_s=.2, hum_db=9.6, hum_below_db=48.,
               bandwidth=.9) # what finds nothing with these is sound
 
 def score_faults(
