@@ -14,7 +14,7 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
            'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest', 'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
-import _ctypes, ctypes, hashlib, os, re, sys, zlib
+import _ctypes, ctypes, hashlib, os, re, shutil, sys, tempfile, zlib
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,12 +59,19 @@ def _receive(samples, n_samples, events):
 _LOADED = []  # the library, once loaded
 
 
+def _own_library(path):
+    "A library loaded from a copy: of the file itself, whoever holds it in this process shares what it remembers."
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as room:
+        try: return ctypes.CDLL(shutil.copy(path, room))
+        except OSError: return ctypes.CDLL(path)  # where nothing in a temporary folder may be run, or it is full
+
+
 def load_espeak()->ctypes.CDLL:
     "The espeak-ng library, started if it is not yet. Raises `SynthError` if it cannot be loaded."
     if _LOADED: return _LOADED[0]
     try:
         import espeakng_loader
-        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        library = _own_library(espeakng_loader.get_library_path())
         # synchronous; do not exit on error
         rate = library.espeak_Initialize(2, 0, os.fsencode(espeakng_loader.get_data_path()), 0x8000)
     except (ImportError, OSError, AttributeError) as error:
