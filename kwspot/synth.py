@@ -85,7 +85,7 @@ def load_espeak()->ctypes.CDLL:
     _LOADED.append(library)
     return library
 
-
+# %% ../nbs/01_synth.ipynb #792bc30a
 def restart_espeak()->None:
     "Unload espeak-ng and start it afresh, so that what it says next does not depend on what it has said before."
     if _LOADED:
