@@ -180,12 +180,12 @@ def _main_hidden():
 
 @contextmanager
 def _deaf_children():
-    """Processes started inside never hear Ctrl-C, not even while they are importing; this one hears it when
-    the block ends."""
+    """Processes started inside never hear Ctrl-C or that the terminal closes, not even while they are importing; this one
+    hears it when the block ends."""
     if not hasattr(signal, 'pthread_sigmask'): # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try: yield
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -215,7 +215,8 @@ def _one_thread():
 def _workers(n):
     "A function that has a part done by one of `n` processes, and waits for the result. `ClusterError` where one dies."
     from kwspot.cluster import _as_part as as_part, _begin_worker as begin # which workers find, also for a notebook
-    pool = ProcessPoolExecutor(n, mp_context=multiprocessing.get_context('spawn'), initializer=begin)
+    with _deaf_children(): # it begins a process that keeps track of semaphores
+        pool = ProcessPoolExecutor(n, mp_context=multiprocessing.get_context('spawn'), initializer=begin)
     def do(function, part):
         try: return pool.submit(as_part, function, part).result()
         except BrokenProcessPool:
