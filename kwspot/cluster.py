@@ -180,8 +180,8 @@ def _main_hidden():
 
 @contextmanager
 def _deaf_children():
-    """Processes started inside never hear Ctrl-C or that the terminal closes, not even while they are importing; this one
-    hears it when the block ends."""
+    """Processes started inside never hear Ctrl-C or that the terminal closes, not even while they are importing;
+    this one hears it when the block ends."""
     if not hasattr(signal, 'pthread_sigmask'): # Windows
         yield
         return
