@@ -377,9 +377,9 @@ def heard_in_steps(
     advance, sound = stateful.explicit(steps), as_waveforms(clips, error=ExportError).reshape(1, -1)
     state = np.zeros((1, steps.facts['n_state']), np.float32)
     for number, start in enumerate(range(0, sound.shape[1] - steps.n_input + 1, steps.hop)):
-        given = {'samples': sound[:, start:start + steps.n_input], 'state': state}
-        if number % 9 == 0: yield 'serving_default', given
-        state = advance(**{'samples': given['samples'], 'state_before': state})['state'].numpy()
+        samples = sound[:, start:start + steps.n_input]
+        if number % 9 == 0: yield 'serving_default', {'samples': samples, 'state': state}
+        state = advance(samples, state)['state'].numpy()
 
 
 def steps_to_litert_int8(

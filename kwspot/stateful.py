@@ -451,17 +451,17 @@ def explicit(
     model, state = steps.model, steps.state
     places = {id(variable): i for i, variable in enumerate(state)}
     sizes = [math.prod(variable.shape) for variable in state]
-    nothing = tf.constant(1e-30 if apart else 0.) # a sum that a converter does not leave out, and that changes nothing
-    def part_of(row, shape): return tf.reshape(row + nothing if apart else row, shape)
-    def row_of(part): return tf.reshape(part, [1, -1]) + nothing if apart else tf.reshape(part, [1, -1])
+    def own(row): return row + 1e-30 if apart else row # changes nothing, and no converter leaves it out
     def advance(samples, state_before):
         with tf.name_scope(STATE):
-            parts = [part_of(row, v.shape) for row, v in zip(tf.split(state_before, sizes, axis=1), state)]
+            parts = [tf.reshape(own(row), v.shape) for row, v in zip(tf.split(state_before, sizes, axis=1), state)]
         others = [parts[places[id(v)]] if id(v) in places else v.value for v in model.non_trainable_variables]
         probabilities, others = model.stateless_call([v.value for v in model.trainable_variables], others, samples,
                                                      training=False)
         after = {id(variable): value for variable, value in zip(model.non_trainable_variables, others)}
-        with tf.name_scope(STATE): row = end_to_end([row_of(after[id(v)]) for v in state], 10 if apart else len(state))
+        with tf.name_scope(STATE):
+            rows = [own(tf.reshape(after[id(v)], [1, -1])) for v in state]
+            row = end_to_end(rows, 10 if apart else len(rows))
         return {'probabilities': probabilities, 'state': row}
     shapes = (steps.n_input, 'samples'), (sum(sizes), 'state')
     return tf.function(advance, autograph=False,
