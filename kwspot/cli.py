@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -24,8 +25,19 @@ from typing import Annotated
 import typer
 
 # %% ../nbs/80_cli.ipynb #2847d8db
-app = typer.Typer(name='kwspot', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help='Keyword spotting: look, audit, prepare, train, evaluate on unseen speakers, ship.')
+app = typer.Typer(name='kwspot', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+def _say_version(asked:bool)->None:
+    "Say which kwspot this is, and end."
+    if not asked: return
+    from kwspot import __version__
+    print(f'kwspot {__version__}')
+    raise typer.Exit()
+
+@app.callback()
+def _common(version:Annotated[bool, typer.Option('--version', callback=_say_version, is_eager=True, # ask
+                              help='Say which version this is and exit.')]=False)->None:
+    "Keyword spotting: look, audit, prepare, train, evaluate on unseen speakers, ship."
 
 # %% ../nbs/80_cli.ipynb #8842121c
 CorpusFolder = Annotated[str, typer.Argument(metavar='CORPUS', # no Path: that would make s3:/ of s3://
@@ -44,7 +56,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='A run folder tha
 RunOrExport = Annotated[Path, typer.Argument(metavar='RUN',
                         help='A run folder, or a file that `kwspot export` wrote.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object on stdout and nothing else there.')]
-Seed = Annotated[int, typer.Option('--seed', min=0,
+Seed = Annotated[int, typer.Option('--seed', min=0, metavar='N',
                  help='The same seed gives the same result on the same machine.')]
 SpeakerPattern = Annotated[str | None, typer.Option('--speaker-pattern', metavar='REGEX',
                            help='Where the file name holds the speaker: group 1 of this regular expression. '
@@ -147,7 +159,7 @@ def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
 @app.command()
 def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpus goes
                            help='A folder that does not exist yet.')],
-          clips:Annotated[int|None, typer.Option('--clips', min=1, # number of clips
+          clips:Annotated[int|None, typer.Option('--clips', min=1, metavar='N', # number of clips
                           help='How many word clips (default 6,000).')]=None,
           words:Annotated[str|None, typer.Option('--words', metavar='W,…', # comma-separated words
                           help='Words, separated by commas (default: the 30 of Speech Commands v0.01).')]=None,
@@ -190,7 +202,7 @@ def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', # which
                             help='A version of Speech Commands, or any name with --url.')],
           folder:Annotated[Path, typer.Argument(metavar='DIR', # destination
                            help='Where the archive and the corpus go.')],
-          url:Annotated[str|None, typer.Option('--url', # other source
+          url:Annotated[str|None, typer.Option('--url', metavar='URL', # other source
                         help='An archive of the same layout.')]=None,
           sha256:Annotated[str|None, typer.Option('--sha256', metavar='HEX', # its checksum
                            help="That archive's checksum.")]=None,
@@ -428,7 +440,7 @@ def _say_run(facts:dict, # what `train --json` prints
 @app.command()
 def evaluate(run:RunFolder, # what to judge
              folder:CorpusFolder, # on what
-             split:Annotated[str, typer.Option('--split', metavar='test|valid|all', # speakers
+             split:Annotated[str, typer.Option('--split', metavar='test|valid|train|all', # speakers
                              help='Which speakers.')]='test',
              report:Annotated[Path|None, typer.Option('--report', metavar='FILE.html', # the page
                               help='Write one page with everything, and with players for the worst errors; '
@@ -534,9 +546,11 @@ def _say_exports(figures:dict, # format -> figures
                  )->None:
     "The exports for people."
     _table('', ['format', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms', 'p99 ms'],
-           [(name + (f", a step of {f['hop_ms']:g} ms" if 'hop_ms' in f else ''), f"{f['bytes'] / 1e3:,.0f}",
+           [(name, f"{f['bytes'] / 1e3:,.0f}",
              f"{f['accuracy']:.2%}", f"{f['top1_agreement']:.2%}", f"{f['max_abs_difference']:.1e}",
              f"{f['p50_ms']:.2f}", f"{f['p99_ms']:.2f}") for name, f in figures.items()])
+    for name, f in figures.items():
+        if 'hop_ms' in f: print(f"The times of {name} are for a step of {f['hop_ms']:g} ms.")
     for f in figures.values(): print(f['file'])
     proof = next(iter(figures.values()))
     print(f"Proved on {proof['n_clips']:,} clips of the split {proof['split']}; "
@@ -585,11 +599,12 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
               file:Path, # a recording
               )->dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
-    from kwspot.clip import about_recording, read_recording
+    from kwspot.clip import about_recording, as_clip, read_whole
     from kwspot.exported import at_temperature, temperature_of
-    clip = read_recording(file, sample_rate=model.sample_rate, n_samples=model.n_samples)
+    whole = read_whole(file, sample_rate=model.sample_rate)
+    clip = as_clip(whole, model.n_samples)
     probabilities = at_temperature(model.predict(clip[None])[0], temperature_of(model))
-    best, note = int(probabilities.argmax()), about_recording(clip)
+    best, note = int(probabilities.argmax()), about_recording(clip, n_whole=len(whole))
     return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6),
                 **(dict(note=note) if note else {}))
 
@@ -600,10 +615,10 @@ def stream(run:RunOrExport, # the model
                           help='A recording of any length and rate; - reads raw 16-bit mono from stdin, '
                           'at 16 kHz (the rate of the model).')]=None,
            microphone:Annotated[bool, typer.Option('--microphone', # source
-                                help='Listen to the microphone instead (kwspot[microphone]).')]=False,
+                                help='Listen to the microphone instead (needs kwspot\\[microphone]).')]=False,
            chunk_ms:Annotated[int, typer.Option('--chunk-ms', metavar='N', min=1, max=60000, # chunk
                               help='Read so much at a time; the events do not depend on it.')]=500,
-           threshold:Annotated[float|None, typer.Option('--threshold', min=0.01, max=1, # of events
+           threshold:Annotated[float|None, typer.Option('--threshold', min=0.01, max=1, metavar='P', # of events
                                help='Smoothed probability at which a word is reported (default: what --fit kept, '
                                'else 0.65).')]=None,
            words:Annotated[str|None, typer.Option('--words', metavar='W,…', # keywords
@@ -692,7 +707,7 @@ def _listen(streamer, # streaming.Streamer
 @app.command()
 def bench(folder:Annotated[Path|None, typer.Argument(metavar='CORPUS', callback=_on_disk, # corpus
                            help='A corpus of WAV files (default: synthetic clips).')]=None,
-          clips:Annotated[int, typer.Option('--clips', min=20, # number
+          clips:Annotated[int, typer.Option('--clips', min=20, metavar='N', # number
                           help='How many clips to synthesise where there is no CORPUS.')]=6000,
           memory:Annotated[bool, typer.Option('--memory', # what
                            help='Measure the peak memory of packing and training on CORPUS instead.')]=False,
@@ -721,9 +736,9 @@ def _say_bench(result:dict, # what `bench --json` prints
 @app.command()
 def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', # folder
                        help='Where everything lies afterwards.')]=Path('kwspot-demo'),
-         clips:Annotated[int, typer.Option('--clips', min=200, # word clips
+         clips:Annotated[int, typer.Option('--clips', min=200, metavar='N', # word clips
                          help='Size of the synthetic corpus.')]=8_000,
-         epochs:Annotated[int, typer.Option('--epochs', min=1, # of the recipe 'quick'
+         epochs:Annotated[int, typer.Option('--epochs', min=1, metavar='N', # of the recipe 'quick'
                           help='Length of the training.')]=18,
          seed:Seed=0, # of everything
          as_json:AsJson=False, # machine-readable output
@@ -800,6 +815,7 @@ def _say_demo(report:dict, # what `demo --json` prints
     "The report at the end of the demo."
     heard, exports = report['spotted'], report['exports']
     findings = ', '.join(f'{n:,} {name}' for name, n in report['findings'].items()) or 'nothing found'
+    findings = textwrap.fill(findings, 100, initial_indent=' ' * 12, subsequent_indent=' ' * 12).strip()
     print(f"\nkwspot demo, {report['seconds']:.0f} s\n"
           f"  corpus    {report['corpus']['n_clips']:,} synthetic clips of {report['corpus']['n_words']} words "
           f"by {report['corpus']['n_speakers']:,} speakers\n"

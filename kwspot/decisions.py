@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ import pandas as pd
 import platformdirs
 from .anomaly import clip_names
 from . import corpus as corpora
-from .corpus import (NOISE, CorpusError, atomic_folder, atomic_write, is_elsewhere, pcm_wav, read_clip_rate,
-                           track)
-from .storage import open_bytes
+from .corpus import (NOISE, CorpusError, _writing, atomic_folder, atomic_write, is_elsewhere, pcm_wav,
+                           read_clip_rate, track)
+from .storage import in_turn, open_bytes
 
 # %% ../nbs/22_decisions.ipynb #eefdd1b1
 ACTIONS = ('keep', 'drop', 'relabel', 'trim')
@@ -84,6 +83,17 @@ def read_decisions(
         found[row['clip']] = row
     return pd.DataFrame(list(found.values()), columns=_COLUMNS, dtype='str')
 
+# %% ../nbs/22_decisions.ipynb #6bdf1e6f
+def _merge(path, rows):
+    "Write the decisions of a file with `rows` among them; all that are in the file now."
+    merged = {row['clip']: row for row in read_decisions(path).to_dict('records')} if path.exists() else {}
+    for row in rows:
+        if row['action']: merged[row['clip']] = row
+        else: merged.pop(row['clip'], None)
+    table = pd.DataFrame(sorted(merged.values(), key=lambda row: row['clip']), columns=_COLUMNS, dtype='str')
+    with atomic_write(path) as part: table.to_csv(part, index=False, lineterminator='\n', encoding='utf-8')
+    return table
+
 # %% ../nbs/22_decisions.ipynb #fb3d5a13
 def save_decisions(
     path:str|os.PathLike, # the CSV file; made where it is missing
@@ -95,35 +105,9 @@ def save_decisions(
     for row in rows:
         if row['action']: check_decision(row['clip'], row['action'], row['value'])
     path = Path(path)
-    with _locked(path):
-        merged = {row['clip']: row for row in read_decisions(path).to_dict('records')} if path.exists() else {}
-        for row in rows:
-            if row['action']: merged[row['clip']] = row
-            else: merged.pop(row['clip'], None)
-        table = pd.DataFrame(sorted(merged.values(), key=lambda row: row['clip']), columns=_COLUMNS, dtype='str')
-        with atomic_write(path) as part: table.to_csv(part, index=False, lineterminator='\n', encoding='utf-8')
-    return table
-
-# %% ../nbs/22_decisions.ipynb #9de5104f
-class _locked:
-    "Only one writer at a time; a lock older than ten seconds was left by one that died."
-    def __init__(self, path): self.lock = path.with_name(f'.{path.name}.lock')
-
-    def __enter__(self):
-        self.lock.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(1000):
-            try: return os.close(os.open(self.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            except FileExistsError:
-                try:
-                    if time.time() - self.lock.stat().st_mtime > 10: self.lock.unlink(missing_ok=True)
-                except OSError: continue
-                time.sleep(.02)
-            except OSError as error:
-                reason = (error.strerror or '').lower()
-                raise CorpusError(f'{self.lock.parent}: cannot be written ({reason})') from None
-        raise CorpusError(f'{self.lock}: somebody else is writing; remove it if nobody is')
-
-    def __exit__(self, *error): self.lock.unlink(missing_ok=True)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with in_turn(path.with_name(f'.{path.name}.lock'), patience=20): return _merge(path, rows)
 
 # %% ../nbs/22_decisions.ipynb #c768c178
 def trimmed_copy(

@@ -25,7 +25,7 @@ from scipy.special import ndtr, stdtrit
 from . import corpus as corpora
 from .clip import as_waveforms
 from .cluster import asked_cluster, each_part
-from .corpus import NOISE, CorpusError, CorpusWarning, read_clip
+from .corpus import NOISE, CorpusError, CorpusWarning, check_counts, read_clip
 from .decisions import decided_index
 from .exploration import wav_bytes
 from .preprocessing import Packed, Task, chop_audio, pack, pad_audio, silence_clips
@@ -122,6 +122,7 @@ def resamples(
 )->Iterator[np.ndarray]: # (some draws, n_groups) float64
     """How often each group is drawn when as many speakers are drawn as there are, in blocks of bounded size;
     the same seed draws the same."""
+    check_counts(n_boot=n_boot)
     rng, size, n = np.random.default_rng(seed), max(1, block // len(alike)), int(np.sum(alike))
     for start in range(0, n_boot, size):
         yield rng.multinomial(n, np.asarray(alike) / n, size=min(size, n_boot - start)).astype(float)
@@ -502,6 +503,7 @@ def predictions(
 )->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, split, label, predicted; and (n_clips, n_classes)
     """What the run hears in each clip of a split. `CorpusError` when there is nothing to score, a warning for
     clips that cannot be read."""
+    check_counts(batch_size=batch_size, block=block)
     if isinstance(corpus, (str, Path)): corpus = corpora.index(corpus, speaker_pattern=speaker_pattern)
     own = isinstance(corpus, Packed)
     clips = corpus.clips if isinstance(corpus, Packed) else corpus
@@ -512,7 +514,8 @@ def predictions(
     hear = partial(_hear_block, run=run if shared is None else _to_send(run), split=split, batch_size=batch_size,
                    seed=seed)
     tables, parts, quiet_parts = [], [], []
-    for heard, probabilities, quiet_probabilities in each_part(hear, blocks, cluster=shared, n_workers=1):
+    for heard, probabilities, quiet_probabilities in each_part(hear, blocks, cluster=shared, n_workers=1,
+                                                                  label='evaluating', total=-(-len(chosen) // block)):
         tables.append(heard)
         parts += probabilities
         quiet_parts += quiet_probabilities
@@ -570,6 +573,7 @@ def evaluate(
 )->dict:
     """The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`.
     `CorpusError` without any clips."""
+    check_counts(batch_size=batch_size, n_boot=n_boot)
     run = as_run(run)
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from .clip import (  # noqa: F401
-    about_recording, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, sixteen_bits,
-    waveform_batches)
+    about_recording, as_clip, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, read_whole,
+    sixteen_bits, waveform_batches)
 from .exported import (  # noqa: F401
     RUNNERS, Exported, at_temperature, c_facts, calibrated, content_of, export_of, facts_of, find_exported,
     is_c, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx,
@@ -59,6 +59,8 @@ def training_clips(
     """Clips of the training speakers, drawn at random; a tenth of them silence if the run knows silence.
     `ExportError` without any."""
     from kwspot import preprocessing
+    from kwspot.corpus import check_counts
+    check_counts(n_examples=n, error=ExportError)
     rows = packed.select(split='train')
     if not len(rows):
         raise ExportError('8 bits need clips of the training speakers, and the corpus has none; give the one '

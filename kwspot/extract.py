@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.fft
 from . import features
 from .cluster import n_cores
-from .corpus import NOISE, CorpusError, _writing, atomic_write, index as corpus_index, track
+from .corpus import NOISE, CorpusError, _writing, atomic_write, check_index, index as corpus_index, track
 from .preprocessing import Packed, read_rows
 
 # %% ../nbs/33_extract.ipynb #5b2ae9b0
@@ -248,6 +248,7 @@ def _source(corpus, sample_rate, reference):
             return problems[numbers.start:numbers.stop]
         return corpus.clips.drop(columns=['problem', 'ok']), from_pack
     table = corpus if isinstance(corpus, pd.DataFrame) else corpus_index(corpus)
+    check_index(table, ('path', 'word'))
     table = table[table['word'] != NOISE].reset_index(drop=True)
     paths = table['path'].tolist()
     def from_files(numbers, rows):

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import chi2
-from .corpus import NOISE, CorpusError, atomic_write, read_clip
+from .corpus import NOISE, CorpusError, atomic_write, check_counts, read_clip
 from .evaluation import bootstrap_accuracy, class_numbers, predictions, run_labels, wilson
 
 # %% ../nbs/62_operating.ipynb #ff0c91eb
@@ -266,6 +266,7 @@ def window_scores(
     batch_size:int=256, # windows at a time
 )->np.ndarray: # (n_windows,) probability of the likeliest keyword; empty for a recording shorter than a window
     "What the run thinks of each window of a long recording."
+    check_counts(batch_size=batch_size)
     n_samples, hop = run.info['n_samples'], max(1, round(hop_s * run.info['sample_rate']))
     if len(recording) < n_samples: return np.zeros(0)
     windows = np.lib.stride_tricks.sliding_window_view(recording, n_samples)[::hop]

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['pad_audio', 'chop_audio', 'downsample', 'Task', 'make_task', 'label_transform', 'reference_features', 'read_rows',
-           'Packed', 'open_pack', 'opened', 'file_lock', 'pack', 'shuffled', 'batches', 'silence_clips']
+           'Packed', 'open_pack', 'opened', 'pack', 'shuffled', 'batches', 'silence_clips']
 
 # %% ../nbs/30_preprocessing.ipynb #9d0ab936
-import errno, hashlib, io, json, math, os, time, warnings, weakref
+import errno, hashlib, io, json, math, os, warnings, weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,11 +20,12 @@ import pandas as pd
 from numba import types
 from scipy import signal
 from .cluster import each_part
-from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_folder, atomic_write, fingerprint
-from .corpus import _is_about, _not_shared, _sweep, is_elsewhere, pcm_wav, read_clip, read_header, to_int16, track
+from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_folder, atomic_write, cannot_write
+from .corpus import _is_about, _not_shared, _sweep, check_index, fingerprint, is_elsewhere, pcm_wav, read_clip
+from .corpus import read_header, to_int16, track
 from .exploration import log_specgram
 from .elsewhere import fetched, file_states, member_places
-from .storage import exists, is_url, join
+from .storage import exists, file_lock, in_turn, is_url, join  # noqa: F401
 from .synth import KEYWORDS
 
 # %% ../nbs/30_preprocessing.ipynb #08a66f85
@@ -526,47 +527,10 @@ def opened(
     return open_pack(corpus) if packed else corpus
 
 # %% ../nbs/30_preprocessing.ipynb #6bb71c54
-def _try_lock(file):
-    "Take the lock of an open file; False if somebody else has it."
-    try:
-        try: import fcntl
-        except ImportError: # Windows
-            import msvcrt
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error: # anything else: a file system without locks, go on
-        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-    return True
-
-def _is_at(file, path):
-    "Is the open file still the one of that name?"
-    with suppress(FileNotFoundError): return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    return False
-
-@contextmanager
-def file_lock(
-    path:Path, # of a file that exists as long as somebody has the lock
-)->Iterator[bool]: # whether it was free
-    "Have a lock while the block lasts. The system takes it from a process that ends, however it ends."
-    with open(path, 'wb') as file:
-        free = _try_lock(file) and _is_at(file, path)
-        try: yield free
-        finally:
-            if free:
-                with suppress(OSError): path.unlink() # Windows keeps an open file; the empty lock may stay
-
-@contextmanager
 def _only_one(folder):
     "Wait until no other process packs into `folder`, and keep others waiting."
-    path, told = folder.with_name(f'.{folder.name}.lock'), False
-    while True:
-        with file_lock(path) as free:
-            if free:
-                yield
-                return
-        if not told: warnings.warn(f'{folder}: another process is packing it; waiting', CorpusWarning, stacklevel=4)
-        told = True
-        time.sleep(0.1)
+    def tell(): warnings.warn(f'{folder}: another process is packing it; waiting', CorpusWarning, stacklevel=5)
+    return in_turn(folder.with_name(f'.{folder.name}.lock'), told=tell)
 
 # %% ../nbs/30_preprocessing.ipynb #e651ea59
 @contextmanager
@@ -578,12 +542,10 @@ def _explained(folder, n_bytes):
         if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): # Windows has no EDQUOT
             what = (f'the disk is full or a size limit is reached; the pack needs {n_bytes / 1e6:,.0f} MB, '
                     "twice that where it takes an older one's place: make room or choose another folder")
-        else: what = f'cannot be written ({(error.strerror or str(error)).lower()}); choose another folder'
-        raise CorpusError(f'{folder}: {what}') from None
+            raise CorpusError(f'{folder}: {what}') from None
+        raise CorpusError(cannot_write(folder, error, remedy='choose another folder')) from None
 
 # %% ../nbs/30_preprocessing.ipynb #b08ed151
-_COLUMNS = ('path', 'word', 'speaker', 'take', 'split', 'sample_rate', 'n_samples')
-
 def _older(folder, sample_rate, n_samples):
     "The sound pack of these parameters in the folder, or None; `CorpusError` where the folder is something else."
     if not folder.exists(): return None
@@ -629,8 +591,7 @@ def _check_lengths(sample_rate, n_samples):
 
 def _parted(index):
     "Clips and noise recordings of an index, without what an earlier pack said of them."
-    lacking = [column for column in _COLUMNS if column not in index]
-    if lacking: raise CorpusError(f'the index lacks the columns {", ".join(lacking)}; make it with corpus.index')
+    check_index(index)
     index = index.drop(columns=['problem', 'ok', 'bytes', 'changed_ns', 'crc32'], errors='ignore')
     clips, noise = (index[mask].reset_index(drop=True) for mask in (index['word'] != NOISE, index['word'] == NOISE))
     clips.attrs = {'folder': str(index.attrs.get('folder', ''))}

@@ -122,6 +122,9 @@ def choose_recipe(
     "The recipe of that name with some fields changed; `TrainingError` if there is none."
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise TrainingError(f'there is no recipe {recipe!r}; available: {", ".join(RECIPES)}')
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    if wrong := [name for name in changes if name not in fields]:
+        raise TrainingError(f'a recipe has no field {wrong[0]!r}; it has {", ".join(fields)}')
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
     chosen = dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})
     return with_able_teachers(chosen) if changes.get('model') else chosen

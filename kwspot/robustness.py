@@ -19,7 +19,7 @@ import pandas as pd
 import soxr
 from scipy import signal
 from . import corpus as corpora
-from .corpus import NOISE, CorpusError, read_clip, to_int16
+from .corpus import NOISE, CorpusError, check_counts, read_clip, to_int16
 from .evaluation import bootstrap_accuracy, class_numbers, read_clips, run_labels, select_clips
 from .synth import coloured_noise
 
@@ -214,6 +214,7 @@ def sample_clips(
 )->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, label, ...; (n, n_samples) int16
     """Some clips of a split that the run has a class for, drawn at random and read. `CorpusError` when there
     are none."""
+    check_counts(n_clips=n_clips)
     chosen = select_clips(run, index, split=split)
     chosen = chosen[chosen['n_samples'] > 0]
     if chosen.empty: raise CorpusError(f'no clip of split {split} can be read; audit the corpus')

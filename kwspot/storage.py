@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['StorageError', 'is_url', 'local_path', 'split_path', 'join', 'read_ranges', 'open_bytes', 'Entry', 'list_folder',
-           'list_all', 'about_file', 'exists', 'write_atomically', 'writing', 'remove', 'claim']
+           'list_all', 'about_file', 'exists', 'write_atomically', 'writing', 'remove', 'file_lock', 'in_turn', 'claim']
 
 # %% ../nbs/04_storage.ipynb #ebef9caf
-import errno, json, os, random, re, stat, threading, time, uuid
-from collections.abc import Iterator, Sequence
+import errno, json, math, os, random, re, stat, threading, time, uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha1
@@ -412,6 +412,56 @@ def remove(
         if not is_url(path): return os.unlink(path)
         system, place = _system(path)
         _persist(path, lambda: system.rm_file(place))
+
+# %% ../nbs/04_storage.ipynb #a2605769
+def _try_lock(file):
+    "Take the lock of an open file; False if somebody else has it."
+    try:
+        try: import fcntl
+        except ImportError: # Windows
+            import msvcrt
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error: # anything else: a file system without locks, go on
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True
+
+def _is_at(file, path):
+    "Is the open file still the one of that name?"
+    with suppress(FileNotFoundError): return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
+
+@contextmanager
+def file_lock(
+    path:Path, # of a file that exists as long as somebody has the lock
+)->Iterator[bool]: # whether it was free
+    "Have a lock while the block lasts. The system takes it from a process that ends, however it ends."
+    with open(path, 'wb') as file:
+        free = _try_lock(file) and _is_at(file, path)
+        try: yield free
+        finally:
+            if free:
+                with suppress(OSError): path.unlink() # Windows keeps an open file; the empty lock may stay
+
+@contextmanager
+def in_turn(
+    path:Path, # of the lock, as in `file_lock`
+    *,
+    patience:float=math.inf, # seconds to wait for whoever has it
+    told:Callable[[], object]=lambda: None, # called where there is a wait, once
+)->Iterator[None]:
+    "Have a lock while the block lasts, after whoever has it now. `StorageError` where the patience ends."
+    until, waited = time.monotonic() + patience, False
+    while True:
+        with file_lock(path) as free:
+            if free:
+                yield
+                return
+        if not waited: told()
+        waited = True
+        if time.monotonic() > until:
+            raise StorageError(f'{path}: another process has this lock; end it, or wait for it')
+        time.sleep(0.02)
 
 # %% ../nbs/04_storage.ipynb #e221cc5e
 def _holder(content):

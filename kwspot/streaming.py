@@ -400,6 +400,7 @@ def split_recording(
     seed:int=0, # of the order, gaps, ratios and places in the noise
 )->tuple[np.ndarray, object]: # (n,) int16 and the DataFrame of what was said, see `recordings.make_recording`
     "The clips of a split in random order, some of them or all again and again, over noise."
+    from kwspot.corpus import NOISE
     from kwspot.recordings import make_recording
     rows = packed.select(split=split)
     if not len(rows): raise StreamError(f'{packed.folder}: there is no clip in the split {split!r} to listen to')
@@ -407,7 +408,9 @@ def split_recording(
     turns = [np.random.default_rng([seed, turn]).permutation(rows) for turn in range(-(-n // len(rows)))]
     rows, table = np.concatenate(turns)[:n], packed.noise_table
     chosen = table[table['split'].isin(noise)]
-    if chosen.empty: raise StreamError(f'{packed.folder}: no noise recording is in the splits {", ".join(noise)}')
+    if chosen.empty:
+        raise StreamError(f'{packed.clips.attrs.get("folder") or packed.folder}: no noise recording is in the splits '
+                          f'{", ".join(noise)}; put long recordings without words into its folder {NOISE}')
     noises = [packed.noise[start:start + length] for start, length in zip(chosen['start'], chosen['n_samples'])]
     words = packed.clips['word'].to_numpy()[rows]
     return make_recording(packed.read(rows), words, noises=noises, sample_rate=packed.sample_rate, seed=seed)

@@ -15,7 +15,6 @@ __all__ = ['RUN_FORMAT', 'Learner', 'mixed_policy', 'new_network', 'new_optimise
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import dataclasses
-import errno
 import importlib.util
 import json
 import math
@@ -41,7 +40,7 @@ from . import augment as augmentation
 from . import modelling, preprocessing
 from .clip import waveform_batches
 from .cluster import each_part
-from .corpus import atomic_write
+from .corpus import atomic_write, cannot_write
 from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
                             input_pipeline, make_lesson, packed_corpus, plainly, read_batch, speaker_folds,
@@ -49,7 +48,7 @@ from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch
 from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate  # noqa: F401
 from .modelfile import HasFacts
 from .recipes import teacher_recipe
-from .storage import is_url
+from .storage import file_lock, is_url
 
 # %% ../nbs/50_training.ipynb #9179f11a
 @dataclass(frozen=True)
@@ -437,21 +436,14 @@ def check_same(
                             'give the same setting or another folder')
 
 # %% ../nbs/50_training.ipynb #5f18d4c2
-_REASONS = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up',
-            errno.EROFS: 'the disk is read-only', errno.EACCES: 'permission denied',
-            errno.EPERM: 'permission denied', errno.ENOTDIR: 'part of its path is a file',
-            errno.EEXIST: 'it is a file'}
-
-
 def refuse_writing(
     folder:Path, # the folder
     error:OSError, # what the system said
 )->TrainingError:
     "The error for a run folder that cannot be written."
-    reason = _REASONS.get(error.errno or 0, ' '.join(str(error).split()))
-    kept = '; the last checkpoint is kept: make room and run the same again to go on'
-    return TrainingError(f'{folder}: cannot be written ({reason})'
-                         f'{kept if (folder / "checkpoint" / "state.npz").is_file() else ""}')
+    kept = (folder / 'checkpoint' / 'state.npz').is_file()
+    remedy = {'remedy': 'the last checkpoint is kept: make room and run the same again to go on'} if kept else {}
+    return TrainingError(cannot_write(folder, error, **remedy))
 
 
 def open_folder(
@@ -471,7 +463,7 @@ def only_run(
 )->Iterator[None]:
     """Keep other processes from training in a run folder while the block lasts, and remove what a killed one left
     half written. `TrainingError` where one is at it."""
-    with preprocessing.file_lock(folder / '.lock') as free:
+    with file_lock(folder / '.lock') as free:
         if not free:
             raise TrainingError(f'{folder}: another process trains there; wait for it, or name another folder')
         for pattern in ('.run-*.json', '.history-*.csv', '.model-*.keras', 'checkpoint/.state-*.npz'):
@@ -601,9 +593,10 @@ def say_epoch(
 )->None:
     "A line on stderr about the epoch that just ended, with the time that is left."
     left = line['seconds'] * (epochs - line['epoch'])
+    rest = f', at most {left / 60:.1f} min left' if left >= 60 else f', at most {left:.0f} s left' if left else ''
     print(f"{name} epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  "
           f"validation {line['valid_accuracy']:.1%} (mean recall {line['valid_recall']:.1%})  "
-          f"{line['seconds']:.0f} s, at most {left / 60:.1f} min left", file=sys.stderr, flush=True)
+          f"{line['seconds']:.0f} s{rest}", file=sys.stderr, flush=True)
 
 
 def watcher(

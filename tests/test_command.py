@@ -32,6 +32,12 @@ def test_every_command_has_help():
     for name in names:
         shown = kwspot(name, '--help')
         assert shown.returncode == 0 and 'Usage' in shown.stdout
+    assert 'kwspot[microphone]' in ' '.join(kwspot('stream', '--help').stdout.replace('│', ' ').split())
+
+
+def test_version_is_that_of_the_package():
+    import kwspot as package
+    assert kwspot('--version').stdout == f'kwspot {package.__version__}\n'
 
 
 @pytest.mark.parametrize('args', [['nothing'], ['synth'], ['synth', 'x', '--clips', '-1'], ['audit', 'x', '--out', 'x.txt'],
@@ -113,14 +119,16 @@ def test_spot_hears_any_recording_and_says_what_makes_an_answer_doubtful(exporte
     write_samples(tmp_path / 'long.wav', 3 * tone)
     write_samples(tmp_path / 'zeros.wav', [0] * 16000)
     write_samples(tmp_path / 'clipped.wav', [10 * value for value in tone[:3200]] + [32767] * 12800)
-    files = ['plain.wav', 'stereo 8 kHz.wav', 'long.wav', 'zeros.wav', 'clipped.wav']
+    write_samples(tmp_path / 'talk.wav', 10 * tone)
+    files = ['plain.wav', 'stereo 8 kHz.wav', 'long.wav', 'zeros.wav', 'clipped.wav', 'talk.wav']
     done = kwspot('spot', exported, *files, '--json', cwd=tmp_path)
     results = json.loads(done.stdout)['results']
     assert done.returncode == 0 and [result['file'] for result in results] == files
     assert all(result['word'] in ('no', 'stop', 'yes') and 0 < result['probability'] <= 1 for result in results)
-    assert ['note' in result for result in results] == [False, False, False, True, True]
+    assert ['note' in result for result in results] == [False, False, False, True, True, True]
     lines = done.stderr.splitlines()
-    assert len(lines) == 2 and 'nothing but zeros' in lines[0] and 'clipped' in lines[1] and all(line.startswith('kwspot: note: ') for line in lines)
+    assert len(lines) == 3 and 'nothing but zeros' in lines[0] and 'clipped' in lines[1] and 'kwspot stream hears all' in lines[2]
+    assert all(line.startswith('kwspot: note: ') for line in lines)
 
 
 def test_spot_refuses_what_is_no_recording_in_one_line_each(exported, tmp_path):
