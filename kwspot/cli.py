@@ -238,16 +238,19 @@ def audit(folder:CorpusFolder, # the corpus
           as_json:AsJson=False, # machine-readable output
           )->None:
     "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
-    from kwspot import anomaly, corpus
-    from kwspot.report import check_place
+    from kwspot import corpus
     from kwspot.storage import is_url
     if apply is not None:
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
-    if out is not None and not is_url(out): check_place(out, folder=out.endswith('/'))
+    index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
+    if out is not None and not is_url(out):
+        from kwspot.report import check_place
+        check_place(out, folder=out.endswith('/'))
+    from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
-    index = corpus.index(folder, speaker_pattern=speaker_pattern)
+    if labels: _check_judge(label_model)
     table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index)), []
     if labels: table, doubtful = _judge_labels(table, index, label_model, limits)
     summary, checks = anomaly.audit_summary(table), anomaly.corpus_checks(index)
@@ -266,6 +269,14 @@ def _in_samples(seconds:float|None, # None: nothing was asked for
     return None if seconds is None or rates.empty else round(seconds * rates.mode().iloc[0])
 
 # %% ../nbs/80_cli.ipynb #0e519fe1
+def _check_judge(model:str, # who judges labels
+                 )->None:
+    "Refuse a judge that there is not, before an audit of minutes."
+    if model == 'ridge': return
+    from kwspot import modelling
+    modelling.architecture(model)
+
+
 def _judge_labels(table, # the audit
                   index, # of the corpus
                   model:str, # who judges
