@@ -8,6 +8,7 @@ __all__ = ['Race', 'summed_up', 'run_race', 'reference_loop', 'librosa_loop', 't
            'clips_per_second', 'stream_per_second', 'race_use', 'peak_memory', 'races', 'bench', 'plot_bench']
 
 # %% ../nbs/75_benchmark.ipynb #ecae1102
+import glob
 import json
 import os
 import subprocess
@@ -120,12 +121,14 @@ def tf_data_pipeline(clips:pd.DataFrame, # an index of word clips
 def wavfile_loop(clips:pd.DataFrame, # an index of word clips
                  folder:Path, # where the samples go
                  )->None:
-    "scipy.io.wavfile, one file after the other into an array, saved."
+    "scipy.io.wavfile: the folder listed, one file after the other read, checked and put into an array, saved."
     from scipy.io import wavfile
-    samples = np.zeros((len(clips), 16000), np.int16)
-    for row, path in enumerate(clips.path):
-        clip = wavfile.read(path)[1][:16000]
-        samples[row, :len(clip)] = clip
+    paths = sorted(path for path in glob.glob(f'{clips.attrs["folder"]}/*/*.wav') if NOISE not in path)
+    samples = np.zeros((len(paths), 16000), np.int16)
+    for row, path in enumerate(paths):
+        rate, clip = wavfile.read(path)
+        if rate != 16000: raise ValueError(f'{path}: {rate} Hz')
+        samples[row, :len(clip)] = clip[:16000]
     np.save(folder / 'samples.npy', samples)
 
 # %% ../nbs/75_benchmark.ipynb #41b3316f

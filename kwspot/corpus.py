@@ -554,9 +554,11 @@ def _noise_splits(stems):
             for place, stem in enumerate(order)}
 
 # %% ../nbs/00_corpus.ipynb #09ae6959
+_DIGITS = re.compile(r'\d{1,18}').match
+
 def _take(text):
     "The number of a take, -1 where there is none."
-    digits = re.match(r'\d{1,18}', text or '')
+    digits = _DIGITS(text or '')
     return int(digits[0]) if digits else -1
 
 def _by_marks(name):
@@ -658,6 +660,33 @@ def _note_leaks(rows, splits, notes):
             notes.add('leak', row.speaker)
             sides[row.speaker] = None
 
+# %% ../nbs/00_corpus.ipynb #cbe362de
+_FIELDS = [('riff', 'S4'), ('riff_bytes', '<u4'), ('kind', 'S8'), ('length', '<u4'), ('tag', '<u2'), ('channels', '<u2'),
+           ('rate', '<u4'), ('byte_rate', '<u4'), ('frame', '<u2'), ('bits', '<u2'), ('data', 'S4'), ('promised', '<u4')]
+_PLAIN = {'riff': b'RIFF', 'kind': b'WAVEfmt ', 'length': 16, 'tag': 1, 'channels': 1, 'bits': 16, 'data': b'data'}
+
+def _plain_lengths(heads, sizes):
+    """Rates and numbers of samples from the first 44 bytes of files, (n, 44) uint8, and their sizes in bytes; 0
+    samples for all but sound canonical files of 16-bit mono."""
+    fields = heads.view(_FIELDS)[:, 0]
+    promised, rates = fields['promised'].astype(np.int64), fields['rate'].astype(np.int64)
+    plain = (rates > 0) & (promised < _ENDLESS) & (promised <= sizes - heads.shape[1])
+    for name, value in _PLAIN.items(): plain &= fields[name] == value
+    return rates, np.where(plain, promised // 2, 0)
+
+def _compiled(name):
+    """A function of compiled code, None where that is not loaded: Python's lock makes threads no help here, and to
+    load such code takes as long as to look at 50,000 files without it."""
+    return getattr(sys.modules.get('kwspot.preprocessing'), name, None)
+
+def _headers_here(paths):
+    "The headers of files."
+    read_heads = _compiled('read_heads')
+    if read_heads is None: return [_probe(path)[0] for path in paths]
+    rates, lengths = _plain_lengths(*read_heads(paths))
+    return [Header(rate, n, 1, 16, 'pcm', '') if n else _probe(path)[0]
+            for path, rate, n in zip(paths, rates.tolist(), lengths.tolist())]
+
 # %% ../nbs/00_corpus.ipynb #35726648
 def _read_headers(paths, *, folder):
     "The header of each file; `CorpusError` where the machine that this runs on does not see the corpus."
@@ -673,8 +702,7 @@ def _not_shared(folder):
 def _headers(paths, folder, cluster):
     "The headers of files, in order: read here, or by the workers of a cluster."
     from kwspot.cluster import asked_cluster, each_part
-    # parsing holds Python's lock: threads are no help
-    if asked_cluster(cluster) is None: return (_probe(path)[0] for path in paths)
+    if asked_cluster(cluster) is None: return _headers_here(paths)
     parts = [paths[start:start + 4096] for start in range(0, len(paths), 4096)]
     done = each_part(partial(_read_headers, folder=folder), parts, cluster=cluster, label='index')
     return (Header(*header) for part in done for header in part)
@@ -774,24 +802,31 @@ def _file_states(folder, names):
         if handle is not None: os.close(handle)
 
 # %% ../nbs/00_corpus.ipynb #278c7653
+def _clip_states(index):
+    """(size in bytes, time of change in ns) of each clip, (-1, -1) where there is none. In an archive the time is that
+    of the archive, in a store it is the ETag."""
+    paths, folders, states, read_states = index['path'].tolist(), {}, {}, _compiled('read_states')
+    if read_states and not any('::' in path or '://' in path for path in paths): return read_states(paths)
+    for path in paths: folders.setdefault(os.path.dirname(path), []).append(path)
+    far = [folder for folder in folders if is_elsewhere(folder + '/')]
+    if far:
+        from kwspot.elsewhere import file_states
+        states = file_states([path for folder in far for path in folders.pop(folder)], fresh=True)
+    for folder, inside in folders.items():
+        states.update(zip(inside, _file_states(folder, map(os.path.basename, inside))))
+    return [states[path] for path in paths]
+
 def fingerprint(
     index:pd.DataFrame, # as `index` returns it, or some of its rows
 )->str: # 64 hexadecimal digits
     """SHA-256 over the word, name, size and time of change of every clip; the order of rows and the place of the
     corpus do not matter. In an archive the time of change is that of the archive, in a store it is the ETag."""
-    folders = {}
-    for path, word in zip(index['path'].tolist(), index['word'].tolist()):
-        folder, name = os.path.split(path)
-        folders.setdefault((folder, word), []).append(name)
-    here = {key: names for key, names in folders.items() if not is_elsewhere(key[0] + '/')}
-    lines = [f'{word}/{name}\t{size}\t{changed}\n' for (folder, word), names in here.items()
-             for name, (size, changed) in zip(names, _file_states(folder, names))]
-    if len(here) < len(folders):
-        from kwspot.elsewhere import file_states
-        far = [(f'{folder}/{name}', f'{word}/{name}') for (folder, word), names in folders.items()
-               if (folder, word) not in here for name in names]
-        states = file_states([path for path, _ in far], fresh=True)
-        lines += [f'{name}\t{states[path][0]}\t{states[path][1]}\n' for path, name in far]
+    return _fingerprint(index, _clip_states(index))
+
+def _fingerprint(index, states):
+    "`fingerprint` of an index whose `_clip_states` are known."
+    lines = [f'{word}/{os.path.basename(path)}\t{size}\t{changed}\n' for path, word, (size, changed)
+             in zip(index['path'].tolist(), index['word'].tolist(), states)]
     return hashlib.sha256(''.join(sorted(lines)).encode()).hexdigest()
 
 # %% ../nbs/00_corpus.ipynb #56e2d0bf
