@@ -661,8 +661,9 @@ def _note_leaks(rows, splits, notes):
             sides[row.speaker] = None
 
 # %% ../nbs/00_corpus.ipynb #cbe362de
-_FIELDS = [('riff', 'S4'), ('riff_bytes', '<u4'), ('kind', 'S8'), ('length', '<u4'), ('tag', '<u2'), ('channels', '<u2'),
-           ('rate', '<u4'), ('byte_rate', '<u4'), ('frame', '<u2'), ('bits', '<u2'), ('data', 'S4'), ('promised', '<u4')]
+_FIELDS = [('riff', 'S4'), ('riff_bytes', '<u4'), ('kind', 'S8'), ('length', '<u4'), ('tag', '<u2'),
+           ('channels', '<u2'), ('rate', '<u4'), ('byte_rate', '<u4'), ('frame', '<u2'), ('bits', '<u2'),
+           ('data', 'S4'), ('promised', '<u4')]
 _PLAIN = {'riff': b'RIFF', 'kind': b'WAVEfmt ', 'length': 16, 'tag': 1, 'channels': 1, 'bits': 16, 'data': b'data'}
 
 def _plain_lengths(heads, sizes):
