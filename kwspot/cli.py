@@ -18,7 +18,8 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -107,10 +108,11 @@ def _opened(folder:str, # a corpus, or a pack
 
 # %% ../nbs/80_cli.ipynb #a759711e
 def _words(text:str, # with commas between the words
+           option:str='--words', # which the user gave it to
            )->list[str]:
     "The words; `typer.BadParameter` where there are none."
     words = [word.strip() for word in text.split(',') if word.strip()]
-    if not words: raise typer.BadParameter(f'{text!r} names none; separate several by commas')
+    if not words: raise typer.BadParameter(f'{text!r} names none; separate several by commas', param_hint=option)
     return words
 
 
@@ -188,13 +190,20 @@ def _corpus_facts(folder:str|Path, # the corpus
                 splits={s: int(n) for s, n in clips.split.value_counts().items()})
 
 # %% ../nbs/80_cli.ipynb #c035b81c
+def _so_many(n:int, # how many
+             what:str, # one of them
+             )->str:
+    "1 word, 30 words."
+    return f"{n:,} {what}{'s' if n != 1 else ''}"
+
+
 def _say_corpus(facts:dict, # what `_corpus_facts` returns
                 )->None:
     "The same for people."
     splits = ', '.join(f'{n:,} {split}' for split, n in facts['splits'].items())
-    by = f"{facts['n_speakers']:,} speakers" if facts['n_speakers'] else 'people who are not named'
-    print(f"{facts['folder']}: {facts['n_clips']:,} clips of {facts['n_words']} words "
-          f"by {by} ({splits}) and {facts['n_noise_recordings']} noise recordings")
+    by = _so_many(facts['n_speakers'], 'speaker') if facts['n_speakers'] else 'people who are not named'
+    print(f"{facts['folder']}: {_so_many(facts['n_clips'], 'clip')} of {_so_many(facts['n_words'], 'word')} "
+          f"by {by} ({splits}) and {_so_many(facts['n_noise_recordings'], 'noise recording')}")
 
 # %% ../nbs/80_cli.ipynb #754aaef7
 @app.command()
@@ -246,8 +255,7 @@ def audit(folder:CorpusFolder, # the corpus
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
     if out is not None and not is_url(out):
-        from kwspot.report import check_place
-        check_place(out, folder=out.endswith('/'))
+        corpus.check_place(out, folder=out.endswith('/'))
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
     if labels: _check_judge(label_model)
@@ -296,11 +304,12 @@ def _write_audit(table, # the audit
                  )->None:
     "Write an audit to wherever it shall go, whole or not at all."
     from kwspot.review import write_findings
-    from kwspot.storage import writing
+    from kwspot.storage import is_url, writing
     from kwspot.tables import write_table
     if out.endswith('/'):
         write_table(table, out)
         return
+    if not is_url(out): return write_findings(table, out)
     with writing(out) as part: write_findings(table, part)
 
 # %% ../nbs/80_cli.ipynb #1efaf858
@@ -410,10 +419,23 @@ def train(folder:CorpusFolder, # the corpus
     from kwspot import training
     how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, speaker_pattern=speaker_pattern,
                      decisions=decisions, progress=None if sys.stderr.isatty() else 60.)
-    if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
-    _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
+    with _kept(out):
+        if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
+        _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
 
 # %% ../nbs/80_cli.ipynb #f151b11c
+@contextmanager
+def _kept(out:Path, # run folder
+          )->Iterator[None]:
+    "Say after Ctrl-C that the work of hours is not lost."
+    try: yield
+    except KeyboardInterrupt:
+        if any(out.glob('**/state.npz')):
+            print(f'kwspot: note: {out} keeps the last checkpoint; the same command goes on from there',
+                  file=sys.stderr)
+        raise
+
+
 def _train_seeds(folder:str, # the corpus
                  out:Path, # folder of run folders
                  seeds:range, # of the runs
@@ -475,11 +497,12 @@ def evaluate(run:RunFolder, # what to judge
         raise typer.BadParameter('is one of test, valid, train, all', param_hint='--split')
     if report is not None and report.suffix.lower() not in ('.html', '.htm'):
         raise typer.BadParameter('does not end in .html', param_hint='--report')
-    _is_run(run)
+    for place in (run, against): _is_run(place or run)
+    from kwspot import corpus
+    if report is not None: corpus.check_place(report)
+    if tables is not None: corpus.check_place(tables, folder=True)
+    from kwspot import operating, preprocessing, training
     from kwspot import report as reports
-    if report is not None: reports.check_place(report)
-    if tables is not None: reports.check_place(tables, folder=True)
-    from kwspot import corpus, operating, preprocessing, training
     loaded, index = training.load_run(run), _opened(folder, speaker_pattern, decisions)
     if isinstance(index, preprocessing.Packed) and (report is not None or tables is not None):
         raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
@@ -546,7 +569,7 @@ def export(run:RunFolder, # what to ship
            )->None:
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
     from kwspot import export as exporting
-    wanted = exporting.known_formats(_words(formats)) # before TensorFlow is loaded
+    wanted = exporting.known_formats(_words(formats, '--format')) # before TensorFlow is loaded
     _is_run(run)
     from kwspot import training
     figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NOISE', 'AUDIO', 'CorpusError', 'ClipError', 'ArchiveError', 'CorpusWarning', 'check_counts', 'is_elsewhere',
            'Header', 'parse_header', 'read_header', 'to_int16', 'read_clip_rate', 'read_clip', 'pcm_wav', 'which_set',
-           'index', 'check_index', 'fingerprint', 'cannot_write', 'atomic_write', 'atomic_folder', 'meter', 'track',
-           'real_data']
+           'index', 'check_index', 'fingerprint', 'cannot_write', 'check_place', 'atomic_write', 'atomic_folder',
+           'meter', 'track', 'real_data']
 
 # %% ../nbs/00_corpus.ipynb #da8ffd10
 import csv, errno, hashlib, io, os, platform, re, shutil, struct, sys, unicodedata, uuid, warnings
@@ -48,6 +48,7 @@ def check_counts(
 # %% ../nbs/00_corpus.ipynb #3f2b0ccf
 def _reason(error):
     "What went wrong, in the operating system's words."
+    if isinstance(error, IsADirectoryError): return 'is a folder; name the recordings in it'
     return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).lower()
 
 _ARCHIVE_END = re.compile(r'\.(?:tar|zip|tar\.gz|tgz)::', re.IGNORECASE) # behind it: the way inside the archive
@@ -834,7 +835,8 @@ def _fingerprint(index, states):
 _REFUSALS = 'ENOENT ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENOTDIR EEXIST EISDIR ENOTEMPTY ENAMETOOLONG'
 _CANNOT_WRITE = {getattr(errno, name) for name in _REFUSALS.split() if hasattr(errno, name)} # Windows has no EDQUOT
 _WORDS = {'ENOSPC': 'the disk is full', 'EDQUOT': 'the disk quota is used up', 'EROFS': 'the disk is read-only',
-          'EPERM': 'permission denied', 'ENOTDIR': 'part of its path is a file', 'EEXIST': 'a file is in the way'}
+          'EPERM': 'permission denied', 'ENOTDIR': 'part of its path is a file', 'EEXIST': 'a file is in the way',
+          'EISDIR': 'a folder is in the way'}
 
 def cannot_write(
     path:str|os.PathLike, # a file or folder
@@ -869,6 +871,24 @@ def _sweep(path):
     ours = re.compile(rf'\.{re.escape(path.stem[:100])}-[0-9a-f]{{8}}{re.escape(path.suffix)}')
     for left in path.parent.iterdir():
         if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
+
+# %% ../nbs/00_corpus.ipynb #90c9f3b5
+def check_place(
+    path:str|os.PathLike, # a file that is to be written, its folders perhaps too
+    *,
+    folder:bool=False, # whether it is to be a folder
+    error:type[ValueError]=CorpusError, # raised
+)->Path: # the same as a Path
+    "`error` in one line if nothing can be written there; asked before work of minutes, not behind it."
+    path = Path(path)
+    if folder and path.exists() and not path.is_dir(): raise error(f'{path}: is a file; name a folder')
+    if not folder and path.is_dir(): raise error(f'{path}: is a folder; name a file in it')
+    nearest = next((place for place in (path, *path.absolute().parents) if place.exists()), Path('.'))
+    if nearest != path and not nearest.is_dir():
+        raise error(f'{path}: cannot be written, because {nearest} is not a folder')
+    if not os.access(nearest, os.W_OK):
+        raise error(f'{path}: {nearest} does not let you write; choose another place')
+    return path
 
 # %% ../nbs/00_corpus.ipynb #0d3ac7e3
 @contextmanager

@@ -253,4 +253,6 @@ def _copy(row, part):
         if is_elsewhere(row.path): target.write_bytes(open_bytes(row.path))
         else: shutil.copyfile(row.path, target)
     except FileNotFoundError: raise CorpusError(f'{row.path}: is gone; index the corpus anew') from None
+    except OSError as error: # a full disk is about the copy, and not about the clip that is named first
+        raise OSError(error.errno, error.strerror, error.filename2 or error.filename) from None
     return str(target)

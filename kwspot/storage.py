@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
-from .corpus import CorpusError, atomic_write, is_elsewhere
+from .corpus import CorpusError, atomic_write, cannot_write, is_elsewhere
 from .corpus import _ARCHIVE_END
 
 # %% ../nbs/04_storage.ipynb #f4560595
@@ -350,7 +350,9 @@ def _write_new(path, content):
         try: os.link(temporary, path)
         except FileExistsError: raise _storage_error(path, _Trouble('exists', '')) from None
         except OSError: _write_exclusively(path, content)
-    except OSError as error: raise _storage_error(path, _trouble(error)) from None
+    except OSError as error:
+        if isinstance(error, FileExistsError) and path.exists(): raise _storage_error(path, _trouble(error)) from None
+        raise StorageError(cannot_write(path, error)) from None
     finally:
         with suppress(OSError): temporary.unlink(missing_ok=True)
 
@@ -489,7 +491,7 @@ def _put_note(place, note, content):
     try: return write_atomically(note, content, new=True)
     except StorageError as taken:
         try: there = open_bytes(note)
-        except FileNotFoundError: raise taken from None
+        except (FileNotFoundError, NotADirectoryError): raise taken from None
     if holder := _holder(there):
         raise StorageError(f'{place}: process {holder[1]} on {holder[0]} writes there since {holder[2]}; wait for '
                            f'it, choose another place, or, if it is dead, remove {note}')

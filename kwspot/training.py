@@ -6,11 +6,11 @@
 __all__ = ['RUN_FORMAT', 'Learner', 'mixed_policy', 'new_network', 'new_optimiser', 'without_frontend', 'one_strategy',
            'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
            'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
-           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'open_folder',
-           'only_run', 'Run', 'load_model', 'load_run', 'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch',
-           'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished', 'settings_of',
-           'check_epochs', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep',
-           'train_seeds', 'spread']
+           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'check_folder',
+           'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'heard_ahead', 'teach', 'best_epoch', 'is_over',
+           'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished',
+           'settings_of', 'check_epochs', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever',
+           'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -40,7 +40,7 @@ from . import augment as augmentation
 from . import modelling, preprocessing
 from .clip import waveform_batches
 from .cluster import each_part
-from .corpus import atomic_write, cannot_write
+from .corpus import atomic_write, cannot_write, check_place
 from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
                             input_pipeline, make_lesson, packed_corpus, plainly, read_batch, speaker_folds,
@@ -446,14 +446,21 @@ def refuse_writing(
     return TrainingError(cannot_write(folder, error, **remedy))
 
 
-def open_folder(
+def check_folder(
     folder:Path, # the folder
 )->None:
-    "Make a run folder, or tidy the one that is there; `TrainingError` if the place is taken by something else."
-    if folder.is_file(): raise TrainingError(f'{folder}: is a file; name a folder for the run')
+    "`TrainingError` if no run can be written there, or the place is taken by something else."
+    check_place(folder, folder=True, error=TrainingError)
     if (folder.is_dir() and not (folder / 'run.json').is_file()
             and any(not entry.name.startswith('.') for entry in folder.iterdir())):
         raise TrainingError(f'{folder}: is neither empty nor a run folder; name another folder')
+
+
+def open_folder(
+    folder:Path, # the folder
+)->None:
+    "Make a run folder; `TrainingError` as by `check_folder`."
+    check_folder(folder)
     (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
 
 
@@ -793,6 +800,7 @@ def train(
     chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
     earlier, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None)
     if earlier and finished(earlier, chosen.epochs): return load_run(out)
+    check_folder(out)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions,
                            progress=progress if isinstance(progress, bool) else None)
