@@ -75,7 +75,7 @@ class Smoother:
         n_columns:int, # of a row
     ):
         self._last, self._next = np.zeros((n, n_columns)), 0
-        self._total, self._change = np.zeros(n_columns), np.zeros(n_columns)
+        self._total, self._change, self._n = np.zeros(n_columns), np.zeros(n_columns), np.array(float(n))
 
     def push(self,
         rows:np.ndarray, # (n_rows, n_columns)
@@ -83,11 +83,12 @@ class Smoother:
         "The mean of each row and of those before it."
         means = np.empty(rows.shape)
         for row, mean in zip(rows, means): # what comes in is added, what falls out is taken away
-            np.subtract(row, self._last[self._next], out=self._change)
-            self._last[self._next] = row
+            oldest = self._last[self._next]
+            np.subtract(row, oldest, self._change)
+            oldest[:] = row
             self._next = (self._next + 1) % len(self._last)
-            self._total += self._change
-            np.divide(self._total, len(self._last), out=mean)
+            np.add(self._total, self._change, self._total)
+            np.divide(self._total, self._n, mean)
         return means
 
 
@@ -129,7 +130,10 @@ class Decider:
     )->list[Event]:
         "The events that these means make."
         high, events, done = smooth >= self._threshold, [], 0
-        for row in np.flatnonzero(high.any(axis=1)) if np.count_nonzero(high) else (): # else nothing to decide
+        if not np.count_nonzero(high): # as nearly always: nothing to decide
+            self._rearm(smooth)
+            return []
+        for row in np.flatnonzero(high.any(axis=1)):
             self._rearm(smooth[done:row + 1])
             events.append(self._decide(float(times[row]), smooth[row]))
             done = row + 1

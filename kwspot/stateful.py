@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['STATE', 'StateError', 'in_turn', 'Past', 'PastConv', 'PastPadding', 'RunningMean', 'PastLevel', 'LastOfStride',
-           'refused', 'Pace', 'stepwise', 'strides_before', 'copy_of', 'carried_network', 'frames_per_answer',
-           'StepModel', 'parts_of', 'step_frames', 'remembered_network', 'step_model', 'is_causal', 'run_steps',
-           'end_to_end', 'explicit', 'step_converter', 'steps_to_litert', 'write_steps']
+           'refused', 'Pace', 'n_skipped', 'stepwise', 'strides_before', 'copy_of', 'paces_of', 'carried_network',
+           'frames_per_answer', 'StepModel', 'parts_of', 'step_frames', 'remembered_network', 'step_model', 'is_causal',
+           'run_steps', 'end_to_end', 'explicit', 'step_converter', 'steps_to_litert', 'compare_steps', 'write_steps']
 
 # %% ../nbs/47_stateful.ipynb #2f2b1880
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,7 @@ _BY_FRAME = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax, k
              keras.layers.Rescaling, BinsConv)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv1D,
                  keras.layers.DepthwiseConv2D)
+_PADDINGS = (keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D)
 _MEANS = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
 
 
@@ -231,9 +233,19 @@ class Pace:
     n_frames:int=1 # of a step
     share:float=0. # as in `Past`
     memory:str='window' # or 'all', see `carried_network`
+    passed:int=0 # frames that a padding leaves out because the strided convolution behind it would skip them
 
     @property
     def phases(self)->int: return max(1, self.stride // self.n_frames)
+
+
+def n_skipped(
+    layer:keras.Layer, # of an offline network; or a Keras operation
+    pace:Pace, # of the steps, at this layer
+)->int: # frames
+    "How many frames a strided convolution skips before its output: none where a step is shorter than the stride."
+    if not isinstance(layer, _CONVOLUTIONS) or isinstance(layer, BinsConv): return 0
+    return layer.strides[0] - 1 if pace.n_frames >= layer.strides[0] * pace.stride else 0
 
 
 def stepwise(
@@ -252,14 +264,14 @@ def stepwise(
     if isinstance(layer, modelling.FramesConv):
         if not layer.causal: raise refused(layer, 'looks at later frames')
         return PastConv(layer, **past)
-    if isinstance(layer, (keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D)):
+    if isinstance(layer, _PADDINGS):
         before, after, *bins = np.ravel(layer.padding).tolist()
         if after: raise refused(layer, 'looks at later frames')
+        before -= pace.passed
         return PastPadding(before, tuple(bins), **past) if bins else Past(before, **past)
     if isinstance(layer, _CONVOLUTIONS):
         if layer.kernel_size[0] > 1 and layer.padding != 'valid': raise refused(layer, 'looks at later frames')
-        taken = layer.strides[0] > 1 and pace.n_frames >= layer.strides[0] * pace.stride
-        return LastOfStride(layer) if taken else layer
+        return LastOfStride(layer) if n_skipped(layer, pace) > pace.passed else layer
     raise refused(layer, 'needs all frames at once')
 
 # %% ../nbs/47_stateful.ipynb #0a998605
@@ -285,6 +297,23 @@ def copy_of(
     return copy
 
 
+def paces_of(
+    network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
+    pace:Pace, # of the steps, at its input
+)->dict[str, Pace]: # name of each layer: how it is run
+    "The pace of each layer. A padding leaves out what the only convolution behind it would skip."
+    layers, strides = network.operations, strides_before(network)
+    paces = {layer.name: replace(pace, stride=strides[layer.name]) for layer in layers}
+    made_by = {id(layer.output): layer for layer in layers}
+    used = Counter(id(tensor) for layer in layers for tensor in keras.tree.flatten(layer.input))
+    for layer in layers:
+        padding, skipped = made_by.get(id(layer.input)), n_skipped(layer, paces[layer.name])
+        if not isinstance(padding, _PADDINGS) or used[id(layer.input)] > 1: continue
+        if 0 < skipped < np.ravel(padding.padding)[0]: # something is left to remember
+            for each in (padding, layer): paces[each.name] = replace(paces[each.name], passed=skipped)
+    return paces
+
+
 def carried_network(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
     n_frames:int, # of a step, from `frames_of_steps`
@@ -294,8 +323,8 @@ def carried_network(
 )->keras.Model: # features of a step (1, n_frames, bins, 1) -> probabilities; remembers the rest
     "The network in steps. `StateError` naming the layer that stands in the way."
     step = keras.Input(batch_shape=(1, n_frames, *network.input_shape[2:]), name='step')
-    strides, share = strides_before(network), min(1., per_answer / n_frames)
-    def rule(layer): return stepwise(layer, Pace(strides[layer.name], n_frames, share, memory))
+    paces = paces_of(network, Pace(1, n_frames, min(1., per_answer / n_frames), memory))
+    def rule(layer): return stepwise(layer, paces[layer.name])
     return keras.models.clone_model(copy_of(network), input_tensors=step, clone_function=rule)
 
 
@@ -490,6 +519,18 @@ def steps_to_litert(
     with tempfile.TemporaryDirectory() as folder, quiet(): return step_converter(steps, folder).convert()
 
 # %% ../nbs/47_stateful.ipynb #324f7057
+def compare_steps(
+    steps:StepModel, # as `step_model` gives
+    file:Path, # with the same for LiteRT
+    recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1]; None: two seconds of noise
+)->dict: # n_answers, max_abs_difference
+    "How far the answers of a file are from those of the model."
+    from kwspot.streaming import answers_to, load_steps
+    if recording is None: recording = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    found = answers_to(load_steps(file), recording).probabilities
+    return {'n_answers': len(found), 'max_abs_difference': float(np.abs(found - run_steps(steps, recording)[1]).max())}
+
+
 def write_steps(
     model:keras.Model, # waveform (batch, n_samples) -> probabilities
     file:str|Path, # to write, ending in .tflite
@@ -497,23 +538,20 @@ def write_steps(
     *,
     hop_ms:float|None=None, # as in `step_model`
     carried:bool|None=None, # as in `step_model`
-    recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1], to compare on; None: two seconds of noise
+    recording:np.ndarray|None=None, # to compare on, as in `compare_steps`
     convert:Callable=steps_to_litert, # StepModel -> LiteRT model
-    tolerance:float=1e-4, # largest difference of a probability from the model's
-)->dict: # file, bytes, n_answers, max_abs_difference, and the facts of the steps
+    tolerance:float|None=1e-4, # largest difference of a probability from the model's; None: they are not compared
+)->dict: # file, bytes, the facts of the steps; n_answers and max_abs_difference where answers were compared
     """Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers
     differently."""
-    from kwspot.streaming import answers_to, load_steps
-    steps = step_model(model, hop_ms=hop_ms, carried=carried)
-    if recording is None: recording = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    steps, told = step_model(model, hop_ms=hop_ms, carried=carried), {}
     with atomic_write(file) as temporary:
         content = convert(steps)
         temporary.write_bytes(content)
         attach_facts(temporary, {**facts, **seal(content), 'steps': steps.facts})
-        found = answers_to(load_steps(temporary), recording).probabilities
-        difference = float(np.abs(found - run_steps(steps, recording)[1]).max())
-        if not difference <= tolerance:
-            raise StateError(f'{file}: answers differ from the model by {difference:.2g}; it was not written')
+        if tolerance is not None:
+            told = compare_steps(steps, temporary, recording)
+            if not (worst := told['max_abs_difference']) <= tolerance:
+                raise StateError(f'{file}: answers differ from the model by {worst:.2g}; it was not written')
         size = temporary.stat().st_size
-    return {'file': str(file), 'bytes': size, 'n_answers': len(found), 'max_abs_difference': difference,
-            **steps.facts}
+    return {'file': str(file), 'bytes': size, **told, **steps.facts}

@@ -89,6 +89,9 @@ class Steps:
         state:Any, # (1, n_state), from `start` or the call before
     )->tuple[np.ndarray, np.ndarray]: # (n, n_classes) float32, and the state after them
         "Probabilities after each step."
+        if len(pieces) == 1: # as in nearly every chunk of a microphone
+            answer, state = self.advance(pieces, state)
+            return answer[None], state
         probabilities = np.empty((len(pieces), len(self.labels)), np.float32)
         for i in range(len(pieces)): probabilities[i], state = self.advance(pieces[i:i + 1], state)
         return probabilities, state
@@ -243,8 +246,9 @@ class Ear:
         pieces = self._cutter.push(as_chunk(chunk))
         if not len(pieces): return self._nothing
         probabilities, self._state = self.listener.answer(pieces, self._state)
-        after = self._end + len(pieces) * self._hop
-        times, self._end = np.arange(self._end, after, self._hop) / self._rate, after
+        if len(pieces) == 1: times = np.array((self._end / self._rate,)) # much faster than the line below
+        else: times = (self._end + self._hop * np.arange(len(pieces))) / self._rate
+        self._end += len(pieces) * self._hop
         if self._n_silent: times, probabilities = self._from_sense(times, probabilities)
         return Answers(times, probabilities)
 
