@@ -221,7 +221,7 @@ class Measured(NamedTuple):
     extra_bytes:int=0 # that no size in the header accounts for; negative: missing
     sha1:str='' # of the samples, mixed to one channel, hexadecimal
     measures:Measures=Measures() # of the samples
-    print:np.ndarray|None=None # (128,) fingerprint; None where there is nothing to see
+    print:np.ndarray|None=None # (224,) fingerprint; None where there is nothing to see
 
 # %% ../nbs/20_anomaly.ipynb #ada6d430
 def _look(bands):
@@ -316,7 +316,7 @@ def measure_files(
     processes:bool|None=None, # rather than threads; None: for more than 12,000 files on the disk
     cluster:object=None, # see `cluster.each_part`
     folder:str|None=None, # must be there where a clip cannot be read; None: nobody looks
-)->tuple[pd.DataFrame, np.ndarray]: # what the files say, and `Measures`; (n, 128) float16 fingerprints or NaN
+)->tuple[pd.DataFrame, np.ndarray]: # what the files say, and `Measures`; (n, 224) float16 fingerprints or NaN
     "`measure_file` of each path. `CorpusError` where the folder is gone."
     chunk = chunk or (512 if asked_cluster(cluster) else 64)
     parts = [paths[start:start + chunk] for start in range(0, len(paths), chunk)]

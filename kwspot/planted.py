@@ -65,9 +65,11 @@ def background(
     quietest = scipy.signal.sosfiltfilt(_HIGH_PASS, clip.astype(float))[start:start + 1600]
     spectrum = np.abs(np.fft.rfft(quietest * np.hanning(1600)))
     shape = np.interp(np.linspace(0, 1, max(n, 64) // 2 + 1), np.linspace(0, 1, spectrum.size), spectrum)
-    noise = np.fft.irfft(shape * np.exp(2j * np.pi * rng.random(shape.size)), max(n, 64))[:n]
-    if noise.std() < 1e-9: noise = rng.standard_normal(n)
-    return to_int16(noise * (max(quietest.std(), .6) / noise.std()) + clip.mean())
+    whole = np.fft.irfft(shape * np.exp(2j * np.pi * rng.random(shape.size)), max(n, 64))
+    if whole.std() < 1e-9: whole = rng.standard_normal(whole.size)
+    noise = whole[:n]
+    spread = (noise if n >= 64 else whole).std() # one sample has none
+    return to_int16(noise * (max(quietest.std(), .6) / spread) + clip.mean())
 
 def moved(
     clip:np.ndarray, # (n_samples,) mono, int16
