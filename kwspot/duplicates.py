@@ -65,7 +65,8 @@ def fingerprint(
 )->np.ndarray: # (224,) float32, 0 to 30 dB: overview and close-up
     "What a word looks like, wherever it is in the clip and however loud. Only the first 3 s are looked at."
     n, loudest, weight, moment = min(len(bands), 300), np.float32(1e-9), 1e-9, 0.0
-    levels, power, out = np.empty((n, _ROWS), np.float32), np.zeros(n), np.zeros((_OVERVIEW + _CLOSE_UP, _ROWS), np.float32)
+    levels, power = np.empty((n, _ROWS), np.float32), np.zeros(n)
+    out = np.zeros((_OVERVIEW + _CLOSE_UP, _ROWS), np.float32)
     for t in range(n):
         for row in range(_ROWS):
             levels[t, row] = bands[t, 2 * row] + bands[t, 2 * row + 1]
@@ -223,7 +224,6 @@ def _nearest(prints, rows, limit, row_limit, n_workers):
             kept = (distance <= _NEAR_ENOUGH) | (row_distance(one, other) <= row_limit)
             pairs.append(rows[block[kept]])
             apart.append(distance[kept])
-    pairs, apart = np.concatenate(pairs), np.concatenate(apart)
-    order = np.argsort(apart, kind='stable')
-    _, first = np.unique(pairs[order], axis=0, return_index=True) # a pair may be near in both parts
-    return pairs[order[np.sort(first)]]
+    nearest = np.concatenate(pairs)[np.argsort(np.concatenate(apart), kind='stable')]
+    _, first = np.unique(nearest, axis=0, return_index=True) # a pair may be near in both parts
+    return nearest[np.sort(first)]

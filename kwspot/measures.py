@@ -104,7 +104,7 @@ def level_crests(
     high:int, # its highest
     mean:float, # of its samples
 )->int: # samples
-    "How many samples are near the crests, on the sides where these are level and more than three times as flat as round ones."
+    "How many samples are near the crests, on the sides where these are level and flat."
     places, found = near_extremes(clip, int(mean + .9 * (low - mean)), int(mean + .9 * (high - mean))), 0
     for sign in (1, -1):
         crests, n, last = np.zeros(places.size), 0, np.int64(-2)
@@ -394,7 +394,7 @@ def without_rumble(
 
 # %% ../nbs/12_measures.ipynb #3dd062b6
 _QUIET, _QUIET_PIECES, _EDGE_PIECES = .25, 3, 3 # level of a pause, and how long one lasts; what an edge is
-_SURROUNDINGS, _SOFTEST, _COMPARED = 50, 8, 80 # pieces of 10 ms: around an edge, and their noise; in a clip, at least
+_SURROUNDINGS, _SOFTEST, _COMPARED = 50, 8, 80 # pieces: around an edge, its noise, and a clip long enough
 _LOUD_ALL_ALONG = .6 # level that is no noise
 
 @_fast
