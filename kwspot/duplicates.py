@@ -140,7 +140,8 @@ def row_distance(
     seen:float=3., # dB from which there is anything to compare
 )->np.ndarray: # (n,) dB
     "How far apart fingerprints are when each row of one may be raised or lowered as a whole."
-    one, other = (np.asarray(some, np.float32).reshape(len(some), some.shape[1] // _ROWS, _ROWS) for some in (one, other))
+    shape = len(one), one.shape[1] // _ROWS, _ROWS
+    one, other = (np.asarray(some, np.float32).reshape(shape) for some in (one, other))
     both = (one > seen) & (other > seen)
     apart = np.where(both, one - other, 0)
     apart -= (apart.sum(1) / np.maximum(both.sum(1), 1))[:, None]
