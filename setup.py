@@ -26,6 +26,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
                  'Topic :: Multimedia :: Sound/Audio :: Speech', *pythons],
     packages=find_packages(include=['kwspot', 'kwspot.*']),
+    package_data={'kwspot': ['starts/*/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

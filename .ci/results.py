@@ -33,7 +33,7 @@ def accuracy(run: Path, corpus: Path, split: str, title: str) -> dict:
     wanted = 'accuracy', 'accuracy_ci95', 'macro_f1', 'majority_baseline', 'n_clips', 'n_speakers', 'split', 'per_class'
     with open(run / 'history.csv', encoding='utf-8', newline='') as file:
         history = [float(row['valid_accuracy']) for row in csv.DictReader(file)]
-    facts = {name: info.get(name) for name in ('model', 'task', 'seed', 'parameters', 'epochs_done', 'versions')}
+    facts = {name: info.get(name) for name in ('model', 'task', 'seed', 'start', 'parameters', 'epochs_done', 'versions')}
     heard = {name: info['corpus'].get(name) for name in ('n_train', 'n_train_speakers', 'fingerprint')}
     return dict(title=title, recipe=info['recipe']['name'], teachers=info['recipe'].get('teachers', 0), **facts, corpus=heard,
                 scores={name: scores[name] for name in wanted if name in scores},

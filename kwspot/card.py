@@ -61,8 +61,9 @@ def card_data(
         apart = 'The names of its files tell no speakers: the same people may be in more than one split.'
     licence = f'A licence file lies in its folder: {corpus["licence"]}.' if corpus['licence'] else \
         'No licence file lies in its folder: the licence of the corpus is the user\'s to state.'
+    begun = f'\nThe training began with the weights of another run: {info["start"]}.' if 'start' in info else ''
     return (f"The corpus is `{corpus['name']}`, fingerprint `{info['corpus']['fingerprint'][:16]}`. "
-            f"{apart}\n{licence}\n\n"
+            f"{apart}\n{licence}{begun}\n\n"
             + markdown_table(('split', 'clips', 'speakers'), rows))
 
 # %% ../nbs/72_card.ipynb #4ef7320a

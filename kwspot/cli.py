@@ -410,6 +410,9 @@ def train(folder:CorpusFolder, # the corpus
           seed:Seed=0, # of weights, order and augmentation
           seeds:Annotated[int, typer.Option('--seeds', metavar='N', min=1, # runs
                           help='Train N runs, RUN/seed-0 to RUN/seed-(N-1), and show mean and spread.')]=1,
+          start:Annotated[str|None, typer.Option('--start', metavar='RUN|synthetic|none', # weights to begin with
+                          help='Begin with the weights of a run of the same architecture, whatever its words, or '
+                          "with those from synthetic speech, which quick and best do.")]=None,
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           decisions:Decisions=None, # to honour
           cluster:Cluster=None, # who packs the corpus, and trains the runs of --seeds
@@ -417,8 +420,8 @@ def train(folder:CorpusFolder, # the corpus
           )->None:
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
-    how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, speaker_pattern=speaker_pattern,
-                     decisions=decisions, progress=None if sys.stderr.isatty() else 60.)
+    how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, start=start, decisions=decisions,
+                     speaker_pattern=speaker_pattern, progress=None if sys.stderr.isatty() else 60.)
     with _kept(out):
         if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
         _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
@@ -855,7 +858,7 @@ def _say_demo(report:dict, # what `demo --json` prints
           f"by {report['corpus']['n_speakers']:,} speakers\n"
           f"  audit     {findings}\n"
           f"  model     {report['model']}, {report['parameters']:,} parameters, "
-          f"12 classes (ten words, unknown, silence)\n"
+          f"12 classes (ten words, unknown, silence), begun with what synthetic voices taught\n"
           f"  accuracy  {describe_accuracy(report['scores'])}\n"
           f"  exported  {exports['litert']['file']} ({exports['litert']['bytes'] / 1e3:,.0f} kB; "
           f"largest difference to Keras {exports['litert']['max_abs_difference']:.0e})\n"

@@ -205,7 +205,8 @@ def judge_with_ridge(
 
 # %% ../nbs/61_labels.ipynb #4e51e5e0
 LABEL_RECIPE = training.choose_recipe(
-    'quick', name='labels', epochs=10, learning_rate=3e-3, warm_up=0.2, schedule='cosine', keep='last', augment={
+    'quick', name='labels', start='none', epochs=10, learning_rate=3e-3, warm_up=0.2, schedule='cosine', keep='last',
+    augment={
     'noise': {'snr_db': (0, 40), 'probability': 0.5}, 'gain': {},
     'tempo': {'low': 0.85, 'high': 1.18, 'max_shift': 12},
     'masks': {'time_width': 15, 'frequency_width': 10}}) # how the networks that judge labels are trained

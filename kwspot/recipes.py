@@ -47,6 +47,7 @@ class Recipe:
     teachers: int = 0               # networks that are trained first and whose mean answer this one learns; 0: none
     teacher: Mapping = field(default_factory=dict)   # changes to this recipe for the teachers
     teachers_share: float = 0.7     # share of the teachers' answer in what is wanted; the rest is the label
+    start: str = 'none'             # 'synthetic': begin with the weights that come with the package, see `train`
     mixed_precision: str = 'auto'   # 'auto': bfloat16 where a GPU computes with it; 'off': float32
 
     def __post_init__(self): check_recipe(self)
@@ -71,6 +72,7 @@ _RULES = {
     'augment': (lambda v: isinstance(v, Mapping), 'a mapping from augmentations to their options'),
     'teachers': (lambda v: isinstance(v, int) and v >= 0, 'a whole number from 0 up'),
     'teachers_share': (lambda v: 0 <= v <= 1, 'from 0 to 1'),
+    'start': (lambda v: v in ('none', 'synthetic'), "'none' or 'synthetic'"),
     'mixed_precision': (lambda v: v in ('auto', 'off'), "'auto' or 'off'"),
 }
 
@@ -103,9 +105,9 @@ MODERN: dict = {
 RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
                         augment={'shift': {}, 'noise': {'probability': 0.5}, 'gain': {}}),
-    'quick': Recipe('quick', model='kwspot-s', epochs=60, **MODERN),
-    'best': Recipe('best', model='kwspot-l', epochs=90, **{**MODERN, 'label_smoothing': 0.0}, teachers=2,
-                   teacher={'model': 'kwspot-l', 'epochs': 70, 'label_smoothing': 0.1}),
+    'quick': Recipe('quick', model='kwspot-s', epochs=60, start='synthetic', **MODERN),
+    'best': Recipe('best', model='kwspot-l', epochs=40, **{**MODERN, 'label_smoothing': 0.0}, start='synthetic',
+                   teachers=2, teacher={'model': 'kwspot-l', 'epochs': 20, 'label_smoothing': 0.1}),
     'stream': Recipe('stream', model='kwspot-l', epochs=40, network={'causal': True},
                      **{**MODERN, 'learning_rate': 3e-3, 'warm_up': 0.2, 'label_smoothing': 0.05, 'augment': {
                          'fragments': {'probability': 0.2}, 'shift': {'max_ms': 100}, **MODERN['augment'],

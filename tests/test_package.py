@@ -57,6 +57,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split('/')[0] for name in names if '.dist-info' not in name} == {'kwspot'}
     assert {f'kwspot/{path.name}' for path in modules} <= set(names)
+    starts = {path.relative_to(root).as_posix() for path in root.glob('kwspot/starts/*/*')}
+    assert starts and starts <= set(names)
 
 
 def test_wheel_installs_and_its_command_runs(wheel, tmp_path):
