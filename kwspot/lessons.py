@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['TrainingWarning', 'endless_shuffle', 'plan_epoch', 'pack_place', 'packed_corpus', 'Lesson', 'make_lesson',
-           'check_lesson', 'read_batch', 'batch_places', 'epoch_batches', 'training_noise', 'input_pipeline', 'plainly',
-           'speaker_folds']
+           'check_lesson', 'read_batch', 'batch_places', 'epoch_batches', 'training_noise', 'read_ahead',
+           'input_pipeline', 'speaker_folds']
 
 # %% ../nbs/49_lessons.ipynb #b2c0f004
-from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import hashlib
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import platformdirs
-import tensorflow as tf
 
 from . import preprocessing
 from .corpus import NOISE, CorpusError, CorpusWarning, index, is_elsewhere
@@ -185,12 +185,12 @@ def read_batch(
     read:Callable|None=None, # rows -> audio; None: `lesson.packed.read`
 )->np.ndarray: # (n, n_samples) int16
     "The audio of some rows."
-    audio = np.empty((len(rows), lesson.packed.n_samples), np.int16)
     silent = rows < 0
+    if not silent.any(): return (read or lesson.packed.read)(rows)
+    audio = np.empty((len(rows), lesson.packed.n_samples), np.int16)
     audio[~silent] = (read or lesson.packed.read)(rows[~silent])
-    if silent.any():
-        number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        audio[silent] = preprocessing.silence_clips(lesson.packed, split, int(silent.sum()), seed=number)
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    audio[silent] = preprocessing.silence_clips(lesson.packed, split, int(silent.sum()), seed=number)
     return audio
 
 
@@ -238,32 +238,32 @@ def training_noise(
     return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
 # %% ../nbs/49_lessons.ipynb #bbc139ec
+def read_ahead(
+    items:Iterator, # what takes time to make
+    *,
+    n_ahead:int=2, # how many are made before they are asked for
+)->Iterator: # the same
+    "The items, made in a thread of their own while the caller is busy; an error comes in the place of its item."
+    helper = ThreadPoolExecutor(1)
+    def begin(): return helper.submit(next, items, None)
+    try:
+        following = deque(begin() for _ in range(n_ahead))
+        while (item := following.popleft().result()) is not None:
+            following.append(begin())
+            yield item
+    finally: helper.shutdown(cancel_futures=True)
+
+
 def input_pipeline(
     lesson:Lesson, # what is to be learnt
     recipe:Recipe, # how to train
     *,
     seed:int, # of the training
     first:int=0, # epoch to begin with
-)->tf.data.Dataset: # of (epoch, audio, classes)
+)->Iterator[tuple[int, np.ndarray, np.ndarray]]: # (epoch, (batch, n_samples) int16, (batch,) int32)
     "All batches from epoch `first` to the last, read in a thread of their own while the network computes."
-    def generate():
-        for epoch in range(first, recipe.epochs):
-            for audio, classes in epoch_batches(lesson, recipe, seed=seed, epoch=epoch): yield epoch, audio, classes
-    n_samples = lesson.packed.n_samples
-    signature = (tf.TensorSpec((), tf.int32), tf.TensorSpec((None, n_samples), tf.int16),
-                 tf.TensorSpec((None,), tf.int32))
-    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
-
-
-def plainly(
-    batches:tf.data.Dataset, # of `input_pipeline`
-)->Iterator: # the same
-    "The batches; what went wrong while one was read is told in its own line, not in TensorFlow's twenty."
-    try: yield from batches
-    except tf.errors.OpError as error:
-        own = [line for line in error.message.splitlines() if line.startswith('kwspot.') and 'Error: ' in line]
-        if not own: raise
-        raise CorpusError(own[-1].split('Error: ', 1)[1]) from None
+    return read_ahead((epoch, *batch) for epoch in range(first, recipe.epochs)
+                      for batch in epoch_batches(lesson, recipe, seed=seed, epoch=epoch))
 
 # %% ../nbs/49_lessons.ipynb #14e13a3b
 def speaker_folds(

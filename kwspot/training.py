@@ -45,7 +45,7 @@ from .cluster import each_part
 from .corpus import atomic_write, cannot_write, check_place
 from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
-                            input_pipeline, make_lesson, packed_corpus, plainly, read_batch, speaker_folds,
+                            input_pipeline, make_lesson, packed_corpus, read_batch, speaker_folds,
                             training_noise)
 from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate  # noqa: F401
 from .modelfile import HasFacts
@@ -623,7 +623,7 @@ def heard_ahead(
     n_steps:int, # of an epoch
 )->Iterator[tuple]: # (features, wanted answers, classes) of each batch
     "The batches of an epoch, each prepared in a thread while the one before is in use; none of the next epoch."
-    def prepare(): return hear(*next(batches)[1:])
+    def prepare(): return hear(*map(tf.constant, next(batches)[1:]))
     with ThreadPoolExecutor(1) as helper:
         following = helper.submit(prepare)
         for number in range(n_steps):
@@ -734,7 +734,7 @@ def learn(
                       else (learner.judged.get_weights(), {'history': [], 'seconds': []}))
     history, seconds = progress['history'], progress['seconds']
     hear, step, judge = hearing(learner, n_samples), training_step(learner), validation_step(learner, n_samples)
-    batches = plainly(input_pipeline(lesson, recipe, seed=seed, first=len(history)))
+    batches = input_pipeline(lesson, recipe, seed=seed, first=len(history))
     n_steps = len(batch_places(lesson, recipe, seed=seed, epoch=0)[2])
     while not is_over(history, recipe):
         start = time.perf_counter()
