@@ -208,15 +208,14 @@ def race_training(clips:pd.DataFrame, # an index of word clips
 def write_untrained(file:Path, # LiteRT, to write
                     name:str, # architecture
                     *,
-                    steps:bool=False, # in steps with the state carried
+                    format:str='litert', # one of `formats.FORMATS`
                     **options, # of the architecture
                     )->Path: # the file
-    "An untrained network of twelve classes, one second at 16 kHz in, as a LiteRT file."
-    from kwspot import formats, modelling, stateful
+    "An untrained network of twelve classes, one second at 16 kHz in, as a file."
+    from kwspot import formats, modelling
     model = modelling.build(name, 12, waveform=True, **options)
     facts = {'labels': [f'word {number}' for number in range(12)], 'sample_rate': 16000, 'n_samples': 16000}
-    if steps: stateful.write_steps(model, file, facts)
-    else: formats.write_litert(formats.Source(model, facts, np.zeros((1, 16000), np.int16)), file)
+    formats.WRITERS[format](formats.Source(model, facts, np.zeros((1, 16000), np.int16)), file)
     return file
 
 
@@ -249,12 +248,16 @@ def race_use(*,
         folder = Path(place)
         ours, kwt = (load_exported(write_untrained(folder / f'{name}.tflite', name)) for name in ('kwspot-s', 'kwt-1'))
         causal = load_exported(write_untrained(folder / 'causal.tflite', 'kwspot-s', causal=True))
-        steps = Streamer(write_untrained(folder / 'steps.tflite', 'kwspot-s', steps=True, causal=True))
+        steps, light = (Streamer(write_untrained(folder / f'{name}.tflite', 'kwspot-s', format=name, causal=True))
+                        for name in ('litert-stream', 'litert-stream-dynamic'))
         windows = Streamer(Windows(causal, hop_ms=steps.ear.listener.hop_ms))
         clips = [(clips_per_second(ours), clips_per_second(kwt)) for _ in range(n_rounds)]
-        streams = [(stream_per_second(steps), stream_per_second(windows)) for _ in range(n_rounds)]
+        streams = [[stream_per_second(streamer) for streamer in (steps, light, windows)] for _ in range(n_rounds)]
+    stage, peer = 'a stream by LiteRT, an answer every 40 ms', 'each window anew'
     return [summed_up('one clip by LiteRT, one core', 'KWT-1', clips),
-            summed_up('a stream by LiteRT, an answer every 40 ms', 'each window anew', streams)]
+            summed_up(stage, peer, [(plain, anew) for plain, _, anew in streams]),
+            summed_up(f'{stage}, weights in 8 bits', f'{peer}, in float32',
+                      [(small, anew) for _, small, anew in streams])]
 
 # %% ../nbs/75_benchmark.ipynb #8c1939d2
 _MEMORY_PROGRAM = """\

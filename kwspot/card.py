@@ -170,8 +170,9 @@ int main() {{
 }}""")}
 
 # %% ../nbs/72_card.ipynb #65e8b108
-SNIPPETS['litert-int8'], SNIPPETS['c-stream'] = SNIPPETS['litert'], SNIPPETS['c']
-SNIPPETS['litert-stream'] = SNIPPETS['litert-stream-int8'] = ('python', """
+SNIPPETS['litert-int8'] = SNIPPETS['litert-dynamic'] = SNIPPETS['litert']
+SNIPPETS['c-stream'] = SNIPPETS['c']
+SNIPPETS['litert-stream'] = SNIPPETS['litert-stream-int8'] = SNIPPETS['litert-stream-dynamic'] = ('python', """
 import json, numpy as np, soundfile, zipfile
 from ai_edge_litert.interpreter import Interpreter
 model = Interpreter('{file}').get_signature_runner()

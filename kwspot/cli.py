@@ -562,9 +562,10 @@ def _say_scores(scores:dict, # what `evaluate --json` prints
 @app.command()
 def export(run:RunFolder, # what to ship
            formats:Annotated[str, typer.Option('--format', metavar='F,…', # formats
-                             help='keras, savedmodel, litert, litert-int8, onnx, c (an array '
-                             'for microcontrollers), litert-stream (in steps, for streams), '
-                             'litert-stream-int8, c-stream; separated by commas.')]='keras,litert',
+                             help='keras, savedmodel, litert, litert-int8, litert-dynamic (weights '
+                             'in 8 bits), onnx, c (an array for microcontrollers); in steps, for '
+                             'streams: litert-stream, litert-stream-int8, litert-stream-dynamic, '
+                             'c-stream; separated by commas.')]='keras,litert',
            corpus:Annotated[str|None, typer.Option('--corpus', metavar='CORPUS', # to prove on
                             help='Prove on this corpus (default: what the run was trained from, '
                             'as it was packed then).')]=None,

@@ -26,10 +26,11 @@ from .exported import (  # noqa: F401
     is_c, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx,
     run_savedmodel, savedmodel_facts, steps_function, stored_temperature, temperature_of)
 from .formats import (  # noqa: F401
-    C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, WRITERS, Source, c_step_numbers, c_text,
+    C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, ROUNDED, WRITERS, Source, c_step_numbers, c_text,
     check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
-    quantised, relu_pairs, save_model, last_outputs, steps_to_litert_int8, without_ranges, write_c,
-    write_c_array, write_c_stream, write_keras, write_litert, write_litert_int8, write_litert_stream,
+    quantised, relu_pairs, save_model, last_outputs, steps_to_litert_dynamic, steps_to_litert_int8, weights_as_in,
+    weights_rounded, without_ranges, write_c, write_c_array, write_c_stream, write_keras, write_litert,
+    write_litert_dynamic, write_litert_int8, write_litert_stream, write_litert_stream_dynamic,
     write_litert_stream_int8, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
     FACTS, ExportError, HasFacts, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
@@ -130,7 +131,7 @@ def objection(
     "Why an export must not be handed out; '' if nothing speaks against it."
     worst = max(figures['max_abs_difference'], figures['odd_clips_difference'])
     if not np.isfinite(worst): return 'its probabilities are not numbers'
-    if format in EIGHT_BITS:
+    if format in ROUNDED:
         share = figures['top1_agreement']
         return '' if share >= AGREEMENT else f'only {share:.0%} of the clips get the answer of the Keras model'
     return '' if worst <= TOLERANCE else f'its probabilities differ from those of the Keras model by {worst:.2g}'
@@ -261,7 +262,7 @@ def record(
 def export(
     run:Any, # training.Run, finished
     *,
-    formats:Sequence[str]=('keras', 'litert'), # of `FORMATS`
+    formats:Sequence[str]|str=('keras', 'litert'), # of `FORMATS`; a text: separated by commas
     corpus:Any=None, # corpus folder, index or Packed to prove on; None: what the run was trained from
     n_examples:int=200, # training clips that show which values occur, for 8 bits
 )->dict: # format -> file, bytes, accuracy, max_abs_difference, top1_agreement, p50_ms, ...
@@ -269,7 +270,7 @@ def export(
     the card.
 
     `ExportError` if one fails; those before it stay."""
-    known_formats(formats)
+    formats = known_formats(formats)
     packed = proof_corpus(run, corpus)
     proof = make_proof(run, packed)
     told = about_proof(run, proof)

@@ -274,17 +274,20 @@ def test_audit_judges_labels(small_run):
 
 
 def test_export_writes_the_streaming_form_and_the_temperature_is_applied(small_run):
-    done = kwspot('export', 'run', '--format', 'litert,litert-stream,litert-stream-int8,c-stream', '--corpus', 'corpus', '--json', cwd=small_run)
+    formats = 'litert,litert-stream,litert-stream-int8,litert-stream-dynamic,c-stream'
+    done = kwspot('export', 'run', '--format', formats, '--corpus', 'corpus', '--json', cwd=small_run)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told['c-stream']['top1_agreement'] == told['litert-stream-int8']['top1_agreement'] >= 0.9
     assert told['litert-stream-int8']['bytes'] < told['litert-stream']['bytes']
+    assert told['litert-stream-dynamic']['bytes'] < told['litert-stream']['bytes'] and told['litert-stream-dynamic']['top1_agreement'] >= 0.9
     figures = told['litert-stream']
     assert figures['max_abs_difference'] < 1e-3 and figures['hop_ms'] > 0 and (small_run / 'run/export/model-stream.tflite').is_file()
     assert 'litert-stream' in (small_run / 'run/MODEL_CARD.md').read_text(encoding='utf-8')
     clip = next((small_run / 'corpus/yes').glob('*.wav'))
-    heard = kwspot('stream', 'run', clip, '--json', cwd=small_run)
-    assert heard.returncode == 0 and json.loads(heard.stdout)['seconds'] > 0, heard.stderr
+    for model in ('run', 'run/export/model-stream-dynamic.tflite'):
+        heard = kwspot('stream', model, clip, '--json', cwd=small_run)
+        assert heard.returncode == 0 and json.loads(heard.stdout)['seconds'] > 0, heard.stderr
     info, sure = json.loads((small_run / 'run/run.json').read_text(encoding='utf-8')), {}
     for temperature in (0.5, 5.):
         told = {**info, 'calibration': {'temperature': temperature}}
