@@ -270,15 +270,21 @@ def weights_as_in(
     "The rounded model; the weights of the operations that make these tensors are those of the plain one."
     from tensorflow.lite.tools import flatbuffer_utils
     model, whole = (flatbuffer_utils.convert_bytearray_to_object(bytearray(content)) for content in (rounded, plain))
-    tensors, before = model.subgraphs[0].tensors, {each.name: each for each in whole.subgraphs[0].tensors}
-    makers = [each for each in model.subgraphs[0].operators
-              if any(tensors[at].name.decode() in outputs for at in each.outputs)]
-    for tensor in (tensors[at] for each in makers for at in each.inputs if at >= 0): # -1: no bias
-        old = before.get(tensor.name, tensor)
-        if old.type == tensor.type: continue
-        tensor.type, tensor.quantization = old.type, old.quantization
-        model.buffers[tensor.buffer].data = whole.buffers[old.buffer].data
+    graph, before, freed = model.subgraphs[0], whole.subgraphs[0], set()
+    for mine, theirs in zip(_makers(graph, outputs), _makers(before, outputs), strict=True):
+        for at, old in zip(mine.inputs, theirs.inputs):
+            tensor, old = graph.tensors[at], before.tensors[old] # the names of constants are no guide
+            if at < 0 or tensor.type == old.type: continue # -1: there is no bias
+            freed.add(tensor.buffer)
+            tensor.type, tensor.quantization, tensor.buffer = old.type, old.quantization, len(model.buffers)
+            model.buffers.append(whole.buffers[old.buffer])
+    for number in freed - {tensor.buffer for tensor in graph.tensors}: model.buffers[number].data = None
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _makers(graph, outputs):
+    "The operations of a graph that make tensors of these names, in order."
+    return [each for each in graph.operators if any(graph.tensors[at].name.decode() in outputs for at in each.outputs)]
 
 
 def weights_rounded(
