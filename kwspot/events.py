@@ -130,10 +130,7 @@ class Decider:
     )->list[Event]:
         "The events that these means make."
         high, events, done = smooth >= self._threshold, [], 0
-        if not np.count_nonzero(high): # as nearly always: nothing to decide
-            self._rearm(smooth)
-            return []
-        for row in np.flatnonzero(high.any(axis=1)):
+        for row in np.flatnonzero(high.any(axis=1)) if np.count_nonzero(high) else (): # else nothing to decide
             self._rearm(smooth[done:row + 1])
             events.append(self._decide(float(times[row]), smooth[row]))
             done = row + 1

@@ -247,7 +247,7 @@ def n_skipped(
     if not isinstance(layer, _CONVOLUTIONS) or isinstance(layer, BinsConv): return 0
     return layer.strides[0] - 1 if pace.n_frames >= layer.strides[0] * pace.stride else 0
 
-
+# %% ../nbs/47_stateful.ipynb #a504bd43
 def stepwise(
     layer:keras.Layer, # of an offline network; or a Keras operation
     pace:Pace, # of the steps, at this layer
@@ -313,7 +313,7 @@ def paces_of(
             for each in (padding, layer): paces[each.name] = replace(paces[each.name], passed=skipped)
     return paces
 
-
+# %% ../nbs/47_stateful.ipynb #41409eb0
 def carried_network(
     network:keras.Model, # features (batch, frames, bins, 1) -> probabilities
     n_frames:int, # of a step, from `frames_of_steps`
