@@ -844,8 +844,8 @@ def _demo_model(index, # of the embedded corpus
     clip = index[(index.split == 'test') & index.word.isin(run.labels)].iloc[0]
     spotted = dict(file=clip.path, said=clip.word, **load_spotter(Path(exports['litert']['file']))(Path(clip.path)))
     return json.loads(json.dumps(dict(model=run.info['model'], parameters=int(run.model.count_params()),
-                                      task='kaggle12', scores=scores, exports=exports, spotted=spotted),
-                                 default=_plain))
+                                      start=run.info.get('start'), task='kaggle12', scores=scores, exports=exports,
+                                      spotted=spotted), default=_plain))
 
 # %% ../nbs/80_cli.ipynb #fc86a681
 def _say_demo(report:dict, # what `demo --json` prints
@@ -853,13 +853,14 @@ def _say_demo(report:dict, # what `demo --json` prints
     "The report at the end of the demo."
     heard, exports = report['spotted'], report['exports']
     findings = ', '.join(f'{n:,} {name}' for name, n in report['findings'].items()) or 'nothing found'
+    begun = ', begun with what synthetic voices taught' if report['start'] else ''
     findings = textwrap.fill(findings, 100, initial_indent=' ' * 12, subsequent_indent=' ' * 12).strip()
     print(f"\nkwspot demo, {report['seconds']:.0f} s\n"
           f"  corpus    {report['corpus']['n_clips']:,} synthetic clips of {report['corpus']['n_words']} words "
           f"by {report['corpus']['n_speakers']:,} speakers\n"
           f"  audit     {findings}\n"
           f"  model     {report['model']}, {report['parameters']:,} parameters, "
-          f"12 classes (ten words, unknown, silence), begun with what synthetic voices taught\n"
+          f"12 classes (ten words, unknown, silence){begun}\n"
           f"  accuracy  {describe_accuracy(report['scores'])}\n"
           f"  exported  {exports['litert']['file']} ({exports['litert']['bytes'] / 1e3:,.0f} kB; "
           f"largest difference to Keras {exports['litert']['max_abs_difference']:.0e})\n"

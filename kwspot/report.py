@@ -231,9 +231,9 @@ def standing_out(
                     f'{pair["n_pair"]} clips.')
     if 'tolerance' in tables:
         noise = tables['tolerance'][tables['tolerance']['unit'] == 'dB SNR']['lowest'].fillna(np.inf)
-        limit = f'{noise.max():g} dB SNR' if np.isfinite(noise.max()) else 'more than 30 dB SNR'
-        said.append(f'The noise that hurts most is {noise.idxmax()}: accuracy stays within five points only down '
-                    f'to {limit}.')
+        cost = (f'accuracy stays within five points only down to {noise.max():g} dB SNR' if np.isfinite(noise.max())
+                else 'even at 30 dB SNR it costs more than five points')
+        said.append(f'The noise that hurts most is {noise.idxmax()}: {cost}.')
     return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in said) + '</ul>'
 
 # %% ../nbs/64_report.ipynb #9a62dafd

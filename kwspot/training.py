@@ -7,7 +7,7 @@ __all__ = ['RUN_FORMAT', 'STARTS', 'Learner', 'mixed_policy', 'new_network', 'ne
            'mirrored', 'share_statistics', 'new_learner', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
            'hearing', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
            'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'check_folder',
-           'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'start_run', 'check_start', 'start_mark',
+           'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'start_run', 'starts_of', 'start_mark',
            'last_layer', 'take_weights', 'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher',
            'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished', 'settings_of', 'check_epochs',
            'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds',
@@ -25,10 +25,10 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from .cluster import each_part
 from .corpus import atomic_write, cannot_write, check_place
 from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
-                            input_pipeline, make_lesson, packed_corpus, read_batch, speaker_folds,
+                            input_pipeline, make_lesson, packed_corpus, read_ahead, read_batch, speaker_folds,
                             training_noise)
 from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate  # noqa: F401
 from .modelfile import HasFacts
@@ -546,39 +546,37 @@ STARTS = Path(kwspot.__file__).parent / 'starts'  # a run for each of some archi
 def start_run(
     start:str|Path|None, # a run folder, 'synthetic' for those of `STARTS`, or 'none'; None: what the recipe says
     recipe:Recipe, # of the network that is to begin
-    *,
     sample_rate:int, # Hz, of the network that is to begin
 )->Run|None: # None: it begins as the seed has it
-    "The run whose weights a network begins with, where there is one of its architecture."
+    """The run whose weights a network begins with, where there is one of its architecture, and of `STARTS` only of its
+    options and frontend as well. `TrainingError` for one that is not finished."""
     start = recipe.start if start is None else start
-    if start == 'none': return None
-    if start != 'synthetic':
-        run = load_run(start)
-        return run if run.info['model'] == recipe.model else None
-    if not (STARTS / recipe.model / 'run.json').is_file(): return None
-    run = load_run(STARTS / recipe.model)
-    return run if (run.sample_rate, run.info['recipe']['frontend']) == (sample_rate, dict(recipe.frontend)) else None
+    folder = STARTS / recipe.model if start == 'synthetic' else Path(start)
+    if start == 'none' or start == 'synthetic' and not folder.is_dir(): return None
+    run = load_run(folder)
+    if not (run.folder / 'model.keras').is_file():
+        raise TrainingError(f'{start}: its training is not finished; finish it, or begin with another run')
+    if run.info['model'] != recipe.model: return None
+    made, wanted = ((of['frontend'], of['network']) for of in (run.info['recipe'], dataclasses.asdict(recipe)))
+    return run if start != 'synthetic' or (run.sample_rate, made) == (sample_rate, wanted) else None
 
 
-def check_start(
-    start:str|Path|None, # see `start_run`
+def starts_of(
+    start:str|Path|None, # as for `start_run`
     recipe:Recipe, # of the run
     sample_rate:int, # Hz
-)->None:
-    "`TrainingError` if a start is asked for that neither the network nor its teachers can begin with."
-    if start is None or start == 'none': return
-    takers = [recipe, *([teacher_recipe(recipe)] if recipe.teachers else [])]
-    runs = [run for taker in takers if (run := start_run(start, taker, sample_rate=sample_rate))]
+)->tuple[Run|None, Run|None]: # for the network, for its teachers
+    "What a run begins with; `TrainingError` if a start is asked for that neither network nor teachers can begin with."
+    takers = recipe, teacher_recipe(recipe) if recipe.teachers else recipe
+    own, others = (start_run(start, taker, sample_rate) for taker in takers)
+    if own or others or start is None or start == 'none': return own, others
     names = ' or '.join(sorted({taker.model for taker in takers}))
-    if not runs and start == 'synthetic':
-        there = ', '.join(sorted(folder.name for folder in STARTS.iterdir()))
-        raise TrainingError(f'no weights from synthetic speech are there for {names} at {sample_rate} Hz with its '
-                            f'frontend; there are some for {there} at 16000 Hz, unchanged')
-    if not runs:
+    if start != 'synthetic':
         raise TrainingError(f'{start}: is of architecture {load_run(start).info["model"]}, and {names} is to be '
                             'trained; begin with a run of that')
-    if not (runs[0].folder / 'model.keras').is_file():
-        raise TrainingError(f'{start}: its training is not finished; finish it, or begin with another run')
+    there = ', '.join(sorted(folder.name for folder in STARTS.iterdir()))
+    raise TrainingError(f'no weights from synthetic speech are there for {names} with these options at '
+                        f'{sample_rate} Hz; there are some for {there} as they are, at 16000 Hz')
 
 
 def start_mark(
@@ -623,13 +621,7 @@ def heard_ahead(
     n_steps:int, # of an epoch
 )->Iterator[tuple]: # (features, wanted answers, classes) of each batch
     "The batches of an epoch, each prepared in a thread while the one before is in use; none of the next epoch."
-    def prepare(): return hear(*map(tf.constant, next(batches)[1:]))
-    with ThreadPoolExecutor(1) as helper:
-        following = helper.submit(prepare)
-        for number in range(n_steps):
-            ready = following.result()
-            if number + 1 < n_steps: following = helper.submit(prepare)
-            yield ready
+    return read_ahead((hear(*map(tf.constant, batch)) for _, *batch in islice(batches, n_steps)), n_ahead=1)
 
 
 def teach(
@@ -881,10 +873,9 @@ def train(
     corpus, out = preprocessing.opened(corpus), Path(out)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
-    check_start(start, chosen, sample_rate)
-    begun = start_run(start, chosen, sample_rate=sample_rate)
+    starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
-                           decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=begun)
+                           decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0])
     earlier, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None)
     if earlier and finished(earlier, chosen.epochs): return load_run(out)
     check_folder(out)  # now, and not after minutes of packing
@@ -896,7 +887,7 @@ def train(
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
     if earlier: check_same(out, earlier, info)
-    how: dict = dict(task=task, devices=devices, start=start, seed=seed, progress=progress)
+    how: dict = dict(task=task, devices=devices, starts=starts, seed=seed, progress=progress)
     try: return begin_or_go_on(lesson, chosen, out, info, **how)
     except OSError as error: raise refuse_writing(out, error) from None
 
@@ -909,15 +900,13 @@ def train_teachers(
     task:str, # of all of them
     seed:int, # of the pupil; theirs follow
     devices:int=1, # see `mirrored`
-    start:str|Path|None=None, # see `train`
+    start:Run|None=None, # to begin with
     progress:bool|float|Callable|None, # see `train`
 )->list[keras.Model]: # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
-    how: dict = {'task': task, 'recipe': (chosen := teacher_recipe(recipe)), 'shuffle_window': lesson.window,
-                 'devices': devices, 'progress': progress}
-    begun = start_run(start, chosen, sample_rate=lesson.packed.sample_rate)
-    how['start'] = begun.folder if begun else 'none'
+    how: dict = {'task': task, 'recipe': teacher_recipe(recipe), 'shuffle_window': lesson.window,
+                 'devices': devices, 'start': start.folder if start else 'none', 'progress': progress}
     return [train(lesson.packed, out / 'teachers' / str(number), seed=seed + number, **how).model
             for number in range(1, recipe.teachers + 1)]
 
@@ -930,7 +919,7 @@ def begin_or_go_on(
     *,
     task:str, # of its teachers too
     devices:int=1, # see `mirrored`
-    start:str|Path|None=None, # see `train`
+    starts:tuple[Run|None, Run|None]=(None, None), # of `starts_of`
     seed:int, # of everything random
     progress:bool|float|Callable|None, # see `train`
 )->Run:
@@ -940,12 +929,11 @@ def begin_or_go_on(
     open_folder(out)
     with only_run(out):
         write_json(out / 'run.json', info)
-        teachers = train_teachers(lesson, out, recipe, task=task, seed=seed, devices=devices, start=start,
+        teachers = train_teachers(lesson, out, recipe, task=task, seed=seed, devices=devices, start=starts[1],
                                   progress=progress)
         learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate,
                               n_samples=packed.n_samples, noise=noise, teachers=teachers, devices=devices)
-        begun = start_run(start, recipe, sample_rate=packed.sample_rate)
-        if begun: take_weights(learner, begun)
+        if starts[0] and not (out / 'checkpoint' / 'state.npz').is_file(): take_weights(learner, starts[0])
         best, history = learn(learner, lesson, out, seed=seed, watch=watcher(progress, recipe))
         return finish(out, learner, best, history, info)
 

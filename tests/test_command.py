@@ -49,7 +49,8 @@ def test_wrong_usage_exits_2(args, tmp_path):
 @pytest.mark.parametrize('args', [
     ['audit', 'missing'], ['audit', 'empty'], ['audit', 'texts'], ['train', 'empty', '--out', 'run'], ['train', 'one', '--out', 'run'],
     ['evaluate', 'missing', 'one'], ['spot', 'missing', 'one/yes/a_nohash_0.wav'], ['export', 'texts'], ['fetch', 'v9', 'x'],
-    ['synth', 'full', '--clips', '10'], ['synth', 'new', '--clips', '10', '--words', 'a/b'], ['train', 'one', '--out', 'run', '--task', 'nonsense,words']])
+    ['synth', 'full', '--clips', '10'], ['synth', 'new', '--clips', '10', '--words', 'a/b'], ['train', 'one', '--out', 'run', '--task', 'nonsense,words'],
+    ['train', 'one', '--out', 'run', '--start', 'texts']])
 def test_what_is_refused_is_one_line_and_exit_1(args, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'texts/yes').mkdir(parents=True)
@@ -252,6 +253,15 @@ def test_train_and_evaluate_honour_decisions(small_run):
     assert info['decisions'].startswith('3 decisions') and info['corpus']['fingerprint'] != plain['corpus']['fingerprint']
     other = kwspot('train', 'corpus', '--out', 'run', '--epochs', 1, '--decisions', 'mine.csv', cwd=small_run)
     assert other.returncode == 1 and 'begun with decisions=None' in other.stderr and other.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(('start', 'mark'), [('run', 'run, checksum '), ('none', None)])
+def test_training_begins_with_what_it_is_told(start, mark, small_run):
+    done = kwspot('train', 'other', '--out', f'begun-with-{start}', '--epochs', 1, '--start', start, '--json', cwd=small_run)
+    assert done.returncode == 0, done.stderr
+    begun = json.loads(done.stdout).get('start')
+    assert begun is None if mark is None else begun.startswith(mark)
+    assert json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))['start'].startswith('synthetic kwspot-s')
 
 
 @pytest.mark.parametrize('args', [['train', 'corpus', '--out', 'never'], ['evaluate', 'run', 'corpus']])
