@@ -8,12 +8,14 @@ PROGRAM = """
 import numpy as np
 from kwspot import training
 import tensorflow as tf
-cpu = tf.config.list_physical_devices('CPU')[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+gpus = tf.config.list_physical_devices('GPU')
+device = (gpus or tf.config.list_physical_devices('CPU'))[0]
+half = tf.config.LogicalDeviceConfiguration(memory_limit=2048 if gpus else None)
+tf.config.set_logical_device_configuration(device, [half] * 2)
 rng = np.random.default_rng(0)
 clips = [tf.constant(rng.integers(-3000, 3000, (17, 16000)), tf.int16) for _ in range(3)]
 classes = [tf.constant(rng.integers(0, 3, 17), tf.int32) for _ in range(3)]
-options = {'clip_norm': 0.5, 'ema': 0.9, 'augment': {'gain': {}, 'masks': {}}, 'network': {'dropout': 0.0}} # whose masks are not those of one
+options = {'clip_norm': 0.5, 'ema': 0.9, 'augment': {'gain': {}, 'masks': {}}, 'network': {'dropout': 0.0}, 'mixed_precision': 'off'} # whose masks are not those of one
 for model in ('tc-resnet-8', 'kwspot-s'): # one after the other in one process, as a pupil after its teachers
     recipe = training.Recipe('devices', model=model, **options)
     for devices in (1, 2):
