@@ -15,7 +15,8 @@ tf.config.set_logical_device_configuration(device, [half] * 2)
 rng = np.random.default_rng(0)
 clips = [tf.constant(rng.integers(-3000, 3000, (17, 16000)), tf.int16) for _ in range(3)]
 classes = [tf.constant(rng.integers(0, 3, 17), tf.int32) for _ in range(3)]
-options = {'clip_norm': 0.5, 'ema': 0.9, 'augment': {'gain': {}, 'masks': {}}, 'network': {'dropout': 0.0}, 'mixed_precision': 'off'} # whose masks are not those of one
+options = {'clip_norm': 0.5, 'ema': 0.9, 'augment': {'gain': {}, 'masks': {}}, 'mixed_precision': 'off',
+           'network': {'dropout': 0.0}} # whose masks are not those of one
 for model in ('tc-resnet-8', 'kwspot-s'): # one after the other in one process, as a pupil after its teachers
     recipe = training.Recipe('devices', model=model, **options)
     for devices in (1, 2):
