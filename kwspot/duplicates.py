@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['N_FINGERPRINT', 'PARTS', 'loudest_place', 'columns', 'fingerprint', 'close_pairs', 'neighbours', 'row_distance',
-           'similarity', 'find_copies']
+           'emphasise', 'similarity', 'find_copies']
 
 # %% ../nbs/13_duplicates.ipynb #413b9344
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -14,7 +15,6 @@ import numba
 import numpy as np
 import pandas as pd
 import scipy.fft
-import scipy.ndimage
 from .corpus import CorpusError, read_clip
 
 # %% ../nbs/13_duplicates.ipynb #5551fe03
@@ -148,10 +148,26 @@ def row_distance(
     return np.sqrt(np.where(both, apart**2, 0).sum((1, 2)) / np.maximum(both.sum((1, 2)), 1))
 
 # %% ../nbs/13_duplicates.ipynb #93e194b3
-def _evened(spectrum, width):
-    "A spectrum over the square root of its strength, on average over `width` of its bins."
-    strength = scipy.ndimage.uniform_filter1d(np.abs(spectrum)**2, max(width, 1))
-    return spectrum / np.maximum(strength, 1e-9)**.25
+@_fast
+def emphasise(
+    spectrum:np.ndarray, # (n_bins,) complex64; is changed
+    hertz:float, # from bin to bin
+    even:bool, # let frequencies that hold little count for more
+)->float: # the energy that is left
+    "Leave of a spectrum 100 to 3,700 Hz, stronger where higher, or each over the root of the strength within 50 Hz of it."
+    first, end = int(100 / hertz) + 1, min(int(np.ceil(3700 / hertz)), spectrum.size)
+    reach, strength, energy = int(50 / hertz), 0.0, 0.0
+    spectrum[:first], spectrum[end:] = 0, 0
+    power = np.zeros(spectrum.size + 2 * reach + 1)
+    for k in range(first, end): power[reach + k] = spectrum[k].real**2 + spectrum[k].imag**2
+    for k in range(first, first + 2 * reach): strength += power[k]
+    for k in range(first, end):
+        strength += power[k + 2 * reach] # the window is k - reach to k + reach
+        weight = max(strength / (2 * reach + 1), 1e-9)**-.25 if even else k * hertz / 3700
+        spectrum[k] *= np.float32(weight)
+        energy += weight**2 * power[reach + k]
+        strength -= power[k]
+    return energy
 
 def similarity(
     one:np.ndarray, # (n_samples,) mono, any real type
@@ -162,15 +178,12 @@ def similarity(
     "How nearly two clips are the same recording, at the best shift."
     if min(len(one), len(other)) < 2: return 0., 0
     size = scipy.fft.next_fast_len(len(one) + len(other), real=True)
-    hertz = np.arange(size // 2 + 1, dtype=np.float32) * (sample_rate / size)
-    heard = (hertz > 100) & (hertz < 3700)
-    weight = np.where(heard, 1 if even else hertz / 3700, 0)
-    first, second = (scipy.fft.rfft(np.asarray(clip, np.float32), size) * weight for clip in (one, other))
-    if even: first, second = (_evened(spectrum, 100 * size // sample_rate) for spectrum in (first, second))
+    first, second = (scipy.fft.rfft(np.asarray(clip, np.float32), size) for clip in (one, other))
+    energy = math.sqrt(emphasise(first, sample_rate / size, even) * emphasise(second, sample_rate / size, even))
     products = scipy.fft.irfft(np.conj(first) * second, size)
     best = int(np.abs(products).argmax())
-    energy = 2 / size * float(np.linalg.norm(first)) * float(np.linalg.norm(second))
-    return float(min(abs(products[best]) / max(energy, 1e-9), 1)), best if best < len(other) else best - size
+    likeness = size / 2 * float(abs(products[best])) / max(energy, 1e-9)
+    return min(likeness, 1.), best if best < len(other) else best - size
 
 # %% ../nbs/13_duplicates.ipynb #fa3c9393
 def find_copies(
@@ -193,23 +206,24 @@ def find_copies(
     rows = np.flatnonzero(usable)
     pairs = _nearest(prints, rows, limit, row_limit, n_workers)
     pairs = pairs[:max(2 * len(paths), 2000) if max_pairs is None else max_pairs]
-    found = pd.DataFrame({'copy_of': np.full(len(paths), -1, np.int64), 'similarity': np.zeros(len(paths))})
-    for (one, other), ratio in zip(pairs, _compare(paths, pairs, sample_rate)):
+    copy_of, likest = np.full(len(paths), -1), np.zeros(len(paths))
+    for (one, other), ratio in zip(pairs.tolist(), _compare(paths, pairs, sample_rate, n_workers)):
         for here, there in ((one, other), (other, one)):
-            if ratio >= max(at_least, found.at[here, 'similarity'] + 1e-9): found.loc[here] = there, ratio
-    return found.astype({'copy_of': 'int64'})
+            if ratio >= max(at_least, likest[here] + 1e-9): copy_of[here], likest[here] = there, ratio
+    return pd.DataFrame({'copy_of': copy_of, 'similarity': likest})
 
 # %% ../nbs/13_duplicates.ipynb #130d490c
-def _compare(paths, pairs, sample_rate):
+def _compare(paths, pairs, sample_rate, n_workers=None):
     "The similarity of each pair, evened out where it is half; 0 where a clip cannot be read."
     @lru_cache(maxsize=512)
     def samples(row):
         try: return read_clip(paths[row], sample_rate=sample_rate)
         except (CorpusError, OSError): return np.zeros(0, np.int16)
-    for one, other in pairs.tolist():
-        ratio = similarity(samples(one), samples(other), sample_rate)[0]
-        if .5 < ratio < .9: ratio = max(ratio, similarity(samples(one), samples(other), sample_rate, even=True)[0])
-        yield ratio
+    def likeness(pair):
+        clips = [samples(row) for row in pair]
+        ratio = similarity(*clips, sample_rate)[0]
+        return ratio if not .5 < ratio < .9 else max(ratio, similarity(*clips, sample_rate, even=True)[0])
+    with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool: return list(pool.map(likeness, pairs.tolist()))
 
 _NEAR_ENOUGH = .8 # dB: at that distance nobody asks for the rows
 
