@@ -154,7 +154,7 @@ def emphasise(
     hertz:float, # from bin to bin
     even:bool, # let frequencies that hold little count for more
 )->float: # the energy that is left
-    "Leave of a spectrum 100 to 3,700 Hz, stronger where higher, or each over the root of the strength within 50 Hz of it."
+    "Leave 100 to 3,700 Hz, stronger where higher; or where even, over the root of the strength within 50 Hz."
     first, end = int(100 / hertz) + 1, min(int(np.ceil(3700 / hertz)), spectrum.size)
     reach, strength, energy = int(50 / hertz), 0.0, 0.0
     spectrum[:first], spectrum[end:] = 0, 0
@@ -220,9 +220,9 @@ def _compare(paths, pairs, sample_rate, n_workers=None):
         try: return read_clip(paths[row], sample_rate=sample_rate)
         except (CorpusError, OSError): return np.zeros(0, np.int16)
     def likeness(pair):
-        clips = [samples(row) for row in pair]
-        ratio = similarity(*clips, sample_rate)[0]
-        return ratio if not .5 < ratio < .9 else max(ratio, similarity(*clips, sample_rate, even=True)[0])
+        one, other = map(samples, pair)
+        ratio = similarity(one, other, sample_rate)[0]
+        return ratio if not .5 < ratio < .9 else max(ratio, similarity(one, other, sample_rate, even=True)[0])
     with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool: return list(pool.map(likeness, pairs.tolist()))
 
 _NEAR_ENOUGH = .8 # dB: at that distance nobody asks for the rows
