@@ -255,7 +255,7 @@ def audit(folder:CorpusFolder, # the corpus
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
     if out is not None and not is_url(out):
-        corpus.check_place(out, folder=out.endswith('/'))
+        corpus.check_place(out, folder=out.endswith('/'), corpus=folder)
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
     if labels: _check_judge(label_model)
@@ -502,8 +502,8 @@ def evaluate(run:RunFolder, # what to judge
         raise typer.BadParameter('does not end in .html', param_hint='--report')
     for place in (run, against): _is_run(place or run)
     from kwspot import corpus
-    if report is not None: corpus.check_place(report)
-    if tables is not None: corpus.check_place(tables, folder=True)
+    if report is not None: corpus.check_place(report, corpus=folder)
+    if tables is not None: corpus.check_place(tables, folder=True, corpus=folder)
     from kwspot import operating, preprocessing, training
     from kwspot import report as reports
     loaded, index = training.load_run(run), _opened(folder, speaker_pattern, decisions)

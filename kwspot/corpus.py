@@ -877,10 +877,14 @@ def check_place(
     path:str|os.PathLike, # a file that is to be written, its folders perhaps too
     *,
     folder:bool=False, # whether it is to be a folder
+    corpus:str|os.PathLike|None=None, # the folder of a corpus, in which it must not lie
     error:type[ValueError]=CorpusError, # raised
 )->Path: # the same as a Path
-    "`error` in one line if nothing can be written there; asked before work of minutes, not behind it."
+    "`error` in one line if nothing can or may be written there; asked before work of minutes, not behind it."
     path = Path(path)
+    if corpus is not None and Path(corpus).resolve() in (path.resolve(), *path.resolve().parents):
+        another = 'folder' if folder else 'place'
+        raise error(f'{path}: lies in the corpus, which is never changed; choose another {another}')
     if folder and path.exists() and not path.is_dir(): raise error(f'{path}: is a file; name a folder')
     if not folder and path.is_dir(): raise error(f'{path}: is a folder; name a file in it')
     nearest = next((place for place in (path, *path.absolute().parents) if place.exists()), Path('.'))

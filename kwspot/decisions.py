@@ -20,8 +20,8 @@ import pandas as pd
 import platformdirs
 from .anomaly import clip_names
 from . import corpus as corpora
-from .corpus import (NOISE, CorpusError, _writing, atomic_folder, atomic_write, is_elsewhere, pcm_wav,
-                           read_clip_rate, track)
+from .corpus import (NOISE, CorpusError, _writing, atomic_folder, atomic_write, check_place, is_elsewhere,
+                           pcm_wav, read_clip_rate, track)
 from .storage import in_turn, open_bytes
 
 # %% ../nbs/22_decisions.ipynb #eefdd1b1
@@ -219,9 +219,7 @@ def write_clean(
     """Write a copy of a corpus as it was decided, whole or not at all. `CorpusError` where it cannot be written or
     would lie in the corpus."""
     if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
-    out, source = Path(out), index.attrs.get('folder')
-    if source and Path(source).resolve() in [out.resolve(), *out.resolve().parents]:
-        raise CorpusError(f'{out}: lies in the corpus, which is never changed; choose another folder')
+    out = check_place(out, folder=True, corpus=index.attrs.get('folder'))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CorpusError(f'{out}: is there already; choose another folder')
     with atomic_folder(out) as part:

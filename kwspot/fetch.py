@@ -7,7 +7,7 @@ __all__ = ['RELEASES', 'Release', 'unpack', 'fetch']
 
 # %% ../nbs/09_fetch.ipynb #95234a99
 import hashlib, json, os, re, shutil, time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -269,8 +269,7 @@ def fetch(
     if not _is_complete(target, release):
         name = PurePosixPath(unquote(urlsplit(release.url).path)).name or 'archive'
         archive = folder/name
-        with _writing(archive):
-            folder.mkdir(parents=True, exist_ok=True)
+        with _writing(archive), _made(folder):
             if not archive.is_file():
                 archive = _download_verified(release, folder/f'{name}.part', timeout, progress)
             elif _sha256(archive, progress) != release.sha256:
@@ -286,6 +285,17 @@ def fetch(
     return Path(_find_words(target).folder)
 
 # %% ../nbs/09_fetch.ipynb #74415932
+@contextmanager
+def _made(folder):
+    "A folder for the time of the block; if that fails and nothing came, the folders made for it are taken away again."
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try: yield
+    except BaseException:
+        with suppress(OSError):
+            for place in new: place.rmdir()
+        raise
+
 def _discard(part):
     "Remove a download and what is remembered about it."
     for path in (part, _validator_file(part)): path.unlink(missing_ok=True)

@@ -236,6 +236,7 @@ def frontend_for(
     if layer is not kinds[own]:
         shared = set(FRAMES_AND_BANDS) & set(feature_options(layer.kind))
         defaults = {option: value for option, value in defaults.items() if option in shared}
+    if 'fmax' in defaults: defaults = {**defaults, 'fmax': min(defaults['fmax'], sample_rate / 2)}
     return layer(sample_rate=sample_rate, **{**defaults, **options})
 
 # %% ../nbs/40_modelling.ipynb #cbc88bb4

@@ -50,7 +50,9 @@ def test_wrong_usage_exits_2(args, tmp_path):
     ['audit', 'missing'], ['audit', 'empty'], ['audit', 'texts'], ['train', 'empty', '--out', 'run'], ['train', 'one', '--out', 'run'],
     ['evaluate', 'missing', 'one'], ['spot', 'missing', 'one/yes/a_nohash_0.wav'], ['export', 'texts'], ['fetch', 'v9', 'x'],
     ['synth', 'full', '--clips', '10'], ['synth', 'new', '--clips', '10', '--words', 'a/b'], ['train', 'one', '--out', 'run', '--task', 'nonsense,words'],
-    ['train', 'one', '--out', 'run', '--start', 'texts']])
+    ['train', 'one', '--out', 'run', '--start', 'texts'], ['audit', 'one', '--out', 'one/table.csv'],
+    ['evaluate', 'missing', 'one', '--report', 'one/report.html'],
+    ['fetch', 'own', 'new/place', '--url', 'http://127.0.0.1:9/own.zip', '--sha256', '0' * 64]])
 def test_what_is_refused_is_one_line_and_exit_1(args, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'texts/yes').mkdir(parents=True)
