@@ -63,8 +63,10 @@ class Augmentation(keras.layers.Layer):
             return batch
         if self.probability == 1:
             return self.augment(batch)
-        chosen = tf.where(self.uniform([tf.shape(batch)[0]]) < self.probability)[:, 0]
-        return tf.tensor_scatter_nd_update(batch, chosen[:, None], self.augment(tf.gather(batch, chosen)))
+        drawn = self.uniform([tf.shape(batch)[0]]) < self.probability
+        spared, chosen = (tf.cast(tf.where(which)[:, 0], tf.int32) for which in (~drawn, drawn))
+        changed = self.augment(tf.gather(batch, chosen))
+        return tf.ensure_shape(tf.dynamic_stitch([spared, chosen], [tf.gather(batch, spared), changed]), batch.shape)
 
 # %% ../nbs/32_augment.ipynb #7a019c95
 def shift(
@@ -770,6 +772,8 @@ def augmenter(
             options.setdefault('sample_rate', sample_rate)
         if name == 'noise':
             options.setdefault('noise', noise)
+        if name == 'warp' and 'fmax' in options:
+            options['fmax'] = min(options['fmax'], sample_rate / 2)
         place = 'waveforms' if name in WAVEFORM_LAYERS else 'features' if name in FEATURE_LAYERS else 'pairs'
         chain[place].append(_make(name, options))
     with_labels = {'mixup' if isinstance(layer, Mixup) else 'fragments': layer for layer in chain['pairs']}

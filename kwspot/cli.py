@@ -255,7 +255,7 @@ def audit(folder:CorpusFolder, # the corpus
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
     if out is not None and not is_url(out):
-        corpus.check_place(out, folder=out.endswith('/'), corpus=folder)
+        corpus.check_place(out, folder=out.endswith('/'), corpus=index.attrs.get('folder'))
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
     if labels: _check_judge(label_model)
@@ -502,13 +502,15 @@ def evaluate(run:RunFolder, # what to judge
         raise typer.BadParameter('does not end in .html', param_hint='--report')
     for place in (run, against): _is_run(place or run)
     from kwspot import corpus
-    if report is not None: corpus.check_place(report, corpus=folder)
-    if tables is not None: corpus.check_place(tables, folder=True, corpus=folder)
+    if report is not None: corpus.check_place(report)
+    if tables is not None: corpus.check_place(tables, folder=True)
     from kwspot import operating, preprocessing, training
     from kwspot import report as reports
     loaded, index = training.load_run(run), _opened(folder, speaker_pattern, decisions)
     if isinstance(index, preprocessing.Packed) and (report is not None or tables is not None):
         raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
+    for place in filter(None, (report, tables)):
+        corpus.check_place(place, folder=place == tables, corpus=getattr(index, 'attrs', {}).get('folder'))
     if calibrate: operating.calibrate_run(loaded, index, seed=seed)
     findings = reports.measure(loaded, index, split=split, seed=seed)
     if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)

@@ -882,7 +882,7 @@ def check_place(
 )->Path: # the same as a Path
     "`error` in one line if nothing can or may be written there; asked before work of minutes, not behind it."
     path = Path(path)
-    if corpus is not None and Path(corpus).resolve() in (path.resolve(), *path.resolve().parents):
+    if corpus and not is_elsewhere(corpus) and Path(corpus).resolve() in (path.resolve(), *path.resolve().parents):
         another = 'folder' if folder else 'place'
         raise error(f'{path}: lies in the corpus, which is never changed; choose another {another}')
     if folder and path.exists() and not path.is_dir(): raise error(f'{path}: is a file; name a folder')

@@ -220,7 +220,7 @@ def write_clean(
     would lie in the corpus."""
     if not isinstance(decisions, pd.DataFrame): decisions = read_decisions(decisions)
     out = check_place(out, folder=True, corpus=index.attrs.get('folder'))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and any(out.iterdir()):
         raise CorpusError(f'{out}: is there already; choose another folder')
     with atomic_folder(out) as part:
         table = apply_decisions(index, decisions, folder=part / '.trimmed')

@@ -153,14 +153,15 @@ def emphasise(
     spectrum:np.ndarray, # (n_bins,) complex64; is changed
     hertz:float, # from bin to bin
     even:bool, # let frequencies that hold little count for more
-)->float: # the energy that is left
+)->float: # the energy that is left, the sum of the squares
     "Leave 100 to 3,700 Hz, stronger where higher; or where even, over the root of the strength within 50 Hz."
-    first, end = int(100 / hertz) + 1, min(int(np.ceil(3700 / hertz)), spectrum.size)
+    end = min(int(np.ceil(3700 / hertz)), spectrum.size)
+    first = min(int(100 / hertz) + 1, end)
     reach, strength, energy = int(50 / hertz), 0.0, 0.0
     spectrum[:first], spectrum[end:] = 0, 0
     power = np.zeros(spectrum.size + 2 * reach + 1)
     for k in range(first, end): power[reach + k] = spectrum[k].real**2 + spectrum[k].imag**2
-    for k in range(first, first + 2 * reach): strength += power[k]
+    for k in range(first, min(first + 2 * reach, power.size)): strength += power[k]
     for k in range(first, end):
         strength += power[k + 2 * reach] # the window is k - reach to k + reach
         weight = max(strength / (2 * reach + 1), 1e-9)**-.25 if even else k * hertz / 3700
@@ -206,7 +207,7 @@ def find_copies(
     rows = np.flatnonzero(usable)
     pairs = _nearest(prints, rows, limit, row_limit, n_workers)
     pairs = pairs[:max(2 * len(paths), 2000) if max_pairs is None else max_pairs]
-    copy_of, likest = np.full(len(paths), -1), np.zeros(len(paths))
+    copy_of, likest = np.full(len(paths), -1, np.int64), np.zeros(len(paths))
     for (one, other), ratio in zip(pairs.tolist(), _compare(paths, pairs, sample_rate, n_workers)):
         for here, there in ((one, other), (other, one)):
             if ratio >= max(at_least, likest[here] + 1e-9): copy_of[here], likest[here] = there, ratio
@@ -223,7 +224,9 @@ def _compare(paths, pairs, sample_rate, n_workers=None):
         one, other = map(samples, pair)
         ratio = similarity(one, other, sample_rate)[0]
         return ratio if not .5 < ratio < .9 else max(ratio, similarity(one, other, sample_rate, even=True)[0])
-    with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool: return list(pool.map(likeness, pairs.tolist()))
+    blocks = np.array_split(pairs, len(pairs) // 64 + 1) # a task for each pair would take two kilobytes
+    with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool:
+        for block in pool.map(lambda block: [likeness(pair) for pair in block.tolist()], blocks): yield from block
 
 _NEAR_ENOUGH = .8 # dB: at that distance nobody asks for the rows
 

@@ -288,9 +288,11 @@ def fetch(
 @contextmanager
 def _made(folder):
     "A folder for the time of the block; if that fails and nothing came, the folders made for it are taken away again."
+    folder = folder.absolute()
     new = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try: yield
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException:
         with suppress(OSError):
             for place in new: place.rmdir()

@@ -78,8 +78,8 @@ def how_many(
     samples:np.ndarray, # (n,) int16
     sign:int, # 1 or -1
     limit:int, # for samples times the sign
-)->int:
-    "How many samples lie at a limit or beyond, on one side."
+)->int: # samples
+    "How many lie at a limit or beyond, on one side."
     n = 0
     for k in range(samples.size): n += np.int64(sign * samples[k] >= limit)
     return n

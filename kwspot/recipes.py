@@ -49,6 +49,7 @@ class Recipe:
     teachers_share: float = 0.7     # share of the teachers' answer in what is wanted; the rest is the label
     start: str = 'none'             # 'synthetic': begin with the weights that come with the package, see `train`
     mixed_precision: str = 'auto'   # 'auto': bfloat16 where a GPU computes with it; 'off': float32
+    jit_compile: str = 'auto'       # whether XLA makes one program of a step: 'on', 'off'; 'auto': on a GPU, if it can
 
     def __post_init__(self): check_recipe(self)
 
@@ -74,6 +75,7 @@ _RULES = {
     'teachers_share': (lambda v: 0 <= v <= 1, 'from 0 to 1'),
     'start': (lambda v: v in ('none', 'synthetic'), "'none' or 'synthetic'"),
     'mixed_precision': (lambda v: v in ('auto', 'off'), "'auto' or 'off'"),
+    'jit_compile': (lambda v: v in ('auto', 'on', 'off'), "'auto', 'on' or 'off'"),
 }
 
 

@@ -232,7 +232,7 @@ def standing_out(
     if 'tolerance' in tables:
         noise = tables['tolerance'][tables['tolerance']['unit'] == 'dB SNR']['lowest'].fillna(np.inf)
         cost = (f'accuracy stays within five points only down to {noise.max():g} dB SNR' if np.isfinite(noise.max())
-                else 'even at 30 dB SNR it costs more than five points')
+                else 'even where it is faintest, it costs more than five points')
         said.append(f'The noise that hurts most is {noise.idxmax()}: {cost}.')
     return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in said) + '</ul>'
 

@@ -50,9 +50,7 @@ def test_wrong_usage_exits_2(args, tmp_path):
     ['audit', 'missing'], ['audit', 'empty'], ['audit', 'texts'], ['train', 'empty', '--out', 'run'], ['train', 'one', '--out', 'run'],
     ['evaluate', 'missing', 'one'], ['spot', 'missing', 'one/yes/a_nohash_0.wav'], ['export', 'texts'], ['fetch', 'v9', 'x'],
     ['synth', 'full', '--clips', '10'], ['synth', 'new', '--clips', '10', '--words', 'a/b'], ['train', 'one', '--out', 'run', '--task', 'nonsense,words'],
-    ['train', 'one', '--out', 'run', '--start', 'texts'], ['audit', 'one', '--out', 'one/table.csv'],
-    ['evaluate', 'missing', 'one', '--report', 'one/report.html'],
-    ['fetch', 'own', 'new/place', '--url', 'http://127.0.0.1:9/own.zip', '--sha256', '0' * 64]])
+    ['audit', 'one', '--out', 'one/table.csv'], ['fetch', 'own', 'new/place', '--url', 'http://127.0.0.1:9/own.zip', '--sha256', '0' * 64]])
 def test_what_is_refused_is_one_line_and_exit_1(args, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'texts/yes').mkdir(parents=True)
@@ -264,6 +262,20 @@ def test_training_begins_with_what_it_is_told(start, mark, small_run):
     begun = json.loads(done.stdout).get('start')
     assert begun is None if mark is None else begun.startswith(mark)
     assert json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))['start'].startswith('synthetic kwspot-s')
+
+
+def test_a_start_that_is_no_run_is_one_line(small_run):
+    done = kwspot('train', 'other', '--out', 'never', '--start', 'corpus', cwd=small_run)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1) and 'corpus: is not a run folder' in done.stderr
+    assert not (small_run / 'never').exists()
+
+
+@pytest.mark.parametrize('args', [['audit', 'corpus', '--out', 'corpus/table.csv'], ['evaluate', 'run', 'corpus', '--report', 'corpus/page.html'],
+                                  ['evaluate', 'run', 'corpus', '--csv', 'corpus/tables']])
+def test_nothing_is_written_into_the_corpus(args, small_run):
+    done = kwspot(*args, cwd=small_run)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1) and 'lies in the corpus' in done.stderr, done.stderr
+    assert not (small_run / args[-1]).exists()
 
 
 @pytest.mark.parametrize('args', [['train', 'corpus', '--out', 'never'], ['evaluate', 'run', 'corpus']])
