@@ -772,8 +772,8 @@ def augmenter(
             options.setdefault('sample_rate', sample_rate)
         if name == 'noise':
             options.setdefault('noise', noise)
-        if name == 'warp' and 'fmax' in options:
-            options['fmax'] = min(options['fmax'], sample_rate / 2)
+        if name == 'warp': # no frontend has bands beyond half the rate
+            options['fmax'] = min(options.get('fmax', math.inf), sample_rate / 2)
         place = 'waveforms' if name in WAVEFORM_LAYERS else 'features' if name in FEATURE_LAYERS else 'pairs'
         chain[place].append(_make(name, options))
     with_labels = {'mixup' if isinstance(layer, Mixup) else 'fragments': layer for layer in chain['pairs']}

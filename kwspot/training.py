@@ -591,9 +591,9 @@ def start_run(
     if not (run.folder / 'model.keras').is_file():
         raise TrainingError(f'{start}: its training is not finished; finish it, or begin with another run')
     if run.info['model'] != recipe.model: return None
-    wanted, made = recipe, dataclasses.replace(recipe, **{of: run.info['recipe'][of] for of in ('frontend', 'network')})
-    same = run.sample_rate == sample_rate and choices_of(made) == choices_of(wanted)
-    return run if start != 'synthetic' or same else None
+    if start != 'synthetic': return run
+    made = dataclasses.replace(recipe, **{of: run.info['recipe'][of] for of in ('frontend', 'network')})
+    return run if run.sample_rate == sample_rate and choices_of(made) == choices_of(recipe) else None
 
 
 def starts_of(
