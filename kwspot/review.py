@@ -67,18 +67,39 @@ def _data(kind, content):
     "Bytes as a URL that needs no server."
     return f'data:{kind};base64,{base64.b64encode(content).decode("ascii")}'
 
+def _sound(clip, rate):
+    "A clip as a URL: FLAC, or WAV at the rates that FLAC does not know."
+    known = rate <= 65_535 or rate % 10 == 0 and rate <= 655_350
+    return _data('audio/flac', flac_bytes(clip, rate)) if known else _data('audio/wav', wav_bytes(clip, rate))
+
+
+# %% ../nbs/23_review.ipynb #207e1c1a
+_RATES = 3000, 768_000 # Hz
+
+def _heard(path):
+    "Samples, a rate at which they can be shown and played, and what is to be said about it; `CorpusError` if none."
+    try: clip, rate = read_clip_rate(path)
+    except CorpusError: raise
+    except MemoryError: raise CorpusError(f'{path}: promises more samples than the memory holds') from None
+    except Exception as error: # the fault of one file costs nobody the page
+        raise CorpusError(f'{path}: cannot be read ({type(error).__name__}: {error})') from None
+    if _RATES[0] <= rate <= _RATES[1]: return clip, rate, ''
+    return clip, 16000, f'the header says {rate:,} Hz, which nothing plays; shown as if it were 16,000 Hz'
+
 def clip_figure(
     path:str, # a clip
     *,
     longest:float=10., # seconds; a recording of noise is cut to this
 )->str: # HTML: waveform, spectrogram, player; the reason where the clip cannot be read
     "What one sees and hears of a clip."
-    try: clip, rate = read_clip_rate(path)
+    try: clip, rate, told = _heard(path)
     except CorpusError as error: return f'<p class="gone">{html.escape(str(error).removeprefix(f"{path}: "))}</p>'
     clip = clip[:int(longest * rate)]
-    picture = _data('image/png', spectrogram_png(clip, rate)) if rate >= 1000 else ''
-    return (f'{waveform_svg(clip)}<img class="wave" alt="spectrogram" src="{picture}">'
-            f'<audio controls preload="none" src="{_data("audio/flac", flac_bytes(clip, rate))}"></audio>')
+    return (f'{waveform_svg(clip)}'
+            f'<img class="wave" alt="spectrogram" src="{_data("image/png", spectrogram_png(clip, rate))}">'
+            f'<audio controls preload="none" src="{_sound(clip, rate)}"></audio>'
+            + (f'<p class="gone">{html.escape(told)}</p>' if told else ''))
+
 
 # %% ../nbs/23_review.ipynb #4108d972
 def bars_svg(
@@ -346,7 +367,7 @@ def clip_picture(
 )->bytes: # a PNG
     "Waveform above spectrogram, the word marked."
     from matplotlib.figure import Figure
-    clip, rate = read_clip_rate(path)
+    clip, rate, _ = _heard(path)
     figure = Figure(figsize=(6.4, 2.9), dpi=80, layout='constrained')
     top, below = figure.subplots(2, 1, sharex=True)
     seconds = clip.size / rate
@@ -416,8 +437,9 @@ def _refresh(reviewer, parts):
     values = html.escape(', '.join(f'{column} {_shown(row[column])}' for column in columns))
     parts['title'].value = (f'<b>{html.escape(reviewer.clip)}</b> &nbsp; {html.escape(row["findings"])} '
                             f'&nbsp; <small>{values}</small>')
-    try: clip, rate = read_clip_rate(row['path'])
-    except CorpusError as error: parts['title'].value, clip = f'<b>{html.escape(str(error))}</b>', None
+    try: clip, rate, told = _heard(row['path'])
+    except CorpusError as error: clip, rate, told = None, 0, str(error)
+    if told: parts['title'].value += f'<br><b style="color:#B33A00">{html.escape(told)}</b>'
     word = row['word_start_s'], row['word_end_s']
     parts['picture'].value = b'' if clip is None else clip_picture(row['path'], word)
     parts['sound'].value = b'' if clip is None else wav_bytes(clip, rate)
