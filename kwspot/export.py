@@ -26,14 +26,14 @@ from .exported import (  # noqa: F401
     is_c, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx,
     run_savedmodel, savedmodel_facts, steps_function, stored_temperature, temperature_of)
 from .formats import (  # noqa: F401
-    C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, ROUNDED, WRITERS, Source, c_step_numbers, c_text,
-    check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
+    C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, ONNX_SEAL, ROUNDED, WRITERS, Source, c_step_numbers,
+    c_text, check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
     quantised, relu_pairs, save_model, last_outputs, steps_to_litert_dynamic, steps_to_litert_int8, weights_as_in,
     weights_rounded, without_ranges, write_c, write_c_array, write_c_stream, write_keras, write_litert,
     write_litert_dynamic, write_litert_int8, write_litert_stream, write_litert_stream_dynamic,
     write_litert_stream_int8, write_onnx, write_savedmodel, write_sealed)
 from .modelfile import (  # noqa: F401
-    FACTS, ExportError, HasFacts, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
+    FACTS, ExportError, HasFacts, are_counts, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
 
 # %% ../nbs/71_export.ipynb #e496a6bf
 def proof_corpus(

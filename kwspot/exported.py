@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from .clip import waveform_batches
-from .formats import FORMATS
-from .modelfile import FACTS, ExportError, HasFacts, attached_facts, check_facts, unsealed
+from .formats import FORMATS, ONNX_SEAL
+from .modelfile import FACTS, ExportError, HasFacts, attached_facts, check_facts, seal, unsealed
 from .quiet_tensorflow import quiet
 
 # %% ../nbs/69_exported.ipynb #4bd9cf9c
@@ -149,16 +149,20 @@ def onnx_facts(
     except Exception as error:
         raise ExportError(f'{file}: is no ONNX model, or cut short ({type(error).__name__})') from None
     if FACTS not in known: raise ExportError(f'{file}: carries no labels: kwspot export did not write it')
-    return check_facts(json.loads(known[FACTS]), file)
+    if known.get(ONNX_SEAL, seal(known[FACTS].encode())['sha256']) != seal(known[FACTS].encode())['sha256']:
+        raise ExportError(f'{file}: is not as it was written ({FACTS} in it); copy it or export it again')
+    try: return check_facts(json.loads(known[FACTS]), file)
+    except json.JSONDecodeError: raise ExportError(f'{file}: {FACTS} in it is damaged; export it again') from None
 
 
 def run_onnx(
     file:Path, # as `write_onnx` writes it
-    facts:Mapping, # not used
+    facts:Mapping, # that came with it
     n_threads:int, # of the runtime
 )->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
-    "An ONNX file as a function."
+    "An ONNX file as a function; its seal is looked at where it has one, as those written by earlier versions have not."
     import onnxruntime
+    if 'sha256' in facts: unsealed(file.read_bytes(), facts, file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = n_threads, 1, 3
     session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
@@ -265,13 +269,15 @@ def load_exported(
     facts = read_facts(path)
     try:
         runtime, run = make_runner(path, facts, n_threads)
-        shape = run(np.zeros((1, facts['n_samples']), np.float32)).shape
+        answer = run(np.zeros((1, facts['n_samples']), np.float32))
     except ExportError: raise
     except Exception as error:
         raise ExportError(f'{path}: cannot be used ({type(error).__name__}); copy it or export it again') from None
-    if shape != (1, len(facts['labels'])):
-        raise ExportError(f'{path}: gives {shape[-1]} probabilities but lists {len(facts["labels"])} labels; '
+    if answer.shape != (1, len(facts['labels'])):
+        raise ExportError(f'{path}: gives {answer.shape[-1]} probabilities but lists {len(facts["labels"])} labels; '
                           'export it again')
+    if not np.isfinite(answer).all():
+        raise ExportError(f'{path}: its probabilities are not numbers; copy it or export it again')
     return Exported(path, {**facts, **own_temperature}, runtime, run)
 
 # %% ../nbs/69_exported.ipynb #6d9dab4c
