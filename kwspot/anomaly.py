@@ -24,7 +24,7 @@ from .corpus import read_clip_rate, read_header
 from .corpus import index as index_of
 from .cluster import asked_cluster, each_part
 from .duplicates import N_FINGERPRINT, find_copies, fingerprint
-from .measures import Measures, frame_grid, measure_bands
+from .measures import Measures, measure_bands, top_edges
 from .elsewhere import fetched
 from .storage import StorageError, exists, open_bytes
 
@@ -481,7 +481,7 @@ def _content_findings(table, asked, spoken, limits):
     noisy = spoken & (table['snr_db'] < limits.snr_db)
     fine = spoken & ~_is_coarse(table, limits)
     clear = fine & ~noisy
-    top = table['file_rate'].map(lambda rate: frame_grid(rate).edges[-1] if rate >= 4000 else np.inf)
+    top = top_edges(table['file_rate'].to_numpy())
     return {'no_speech': asked & ~spoken, 'noisy': noisy,
             'cut_start': clear & (table['start_level'] > limits.edge_level),
             'cut_end': clear & (table['end_level'] > limits.edge_level),

@@ -81,6 +81,7 @@ _DEPTHS = {'pcm': (8, 16, 24, 32), 'float': (32, 64), 'alaw': (8,), 'ulaw': (8,)
 _PACKED = ('ms-adpcm', 'ima-adpcm', 'gsm610') # several samples in a block: their number stands in the fact chunk
 _CANONICAL = struct.Struct('<4sI8sIHHIIHH4sI') # the 44 bytes of a WAV header without extra chunks
 _ENDLESS = 0x7FFFF000 # a data size from here up was written to a pipe, its length unknown
+_RATES = 100, 768_000 # Hz: no recorder is slower or faster
 
 # %% ../nbs/00_corpus.ipynb #03891451
 def _count_samples(codec, frame_bytes, promised, there, fact):
@@ -161,13 +162,32 @@ def _stranger(head, size, read_at):
                                                     if head.startswith(start)), '')
     return _broken('neither WAV nor FLAC' + (f', but {kind}' if kind else ''))
 
+# %% ../nbs/00_corpus.ipynb #ce8bb882
+def _believable(header, offset, most):
+    "The same, unless the header claims what no recording is; `most` samples can be in the file."
+    if header.sample_rate and not _RATES[0] <= header.sample_rate <= _RATES[1]:
+        return _broken(f'header gives a sample rate of {header.sample_rate:,} Hz, which no recorder has')
+    if header.n_samples > most:
+        return _broken(f'header promises {header.n_samples:,} samples, more than the file can hold')
+    return header, offset
+
+def _most_samples(head, size):
+    "How many samples a channel a file of so many bytes can hold."
+    return (size // 10 + 1) * (int.from_bytes(head[10:12], 'big') if head[:4] == b'fLaC' else 65535)
+
 # %% ../nbs/00_corpus.ipynb #b72f22e1
 def parse_header(
     head:bytes, # the first 44 bytes of a recording
     size:int, # of the whole recording, in bytes
     read_at:Callable[[int, int], bytes], # (offset, number of bytes) -> more of it
 )->tuple[Header, int]: # and the offset of the samples in bytes
-    "What the first bytes of a recording say, wherever they come from."
+    """What the first bytes of a recording say, wherever they come from; what no recording can be, such as a rate
+    of gigahertz, has its reason in `problem`."""
+    header, offset = _any_header(head, size, read_at)
+    return _believable(header, offset, _most_samples(head, size))
+
+def _any_header(head, size, read_at):
+    "The same, believed."
     if len(head) == 44:
         riff, riff_bytes, kind, length, *form, data, promised = _CANONICAL.unpack(head)
         if riff == b'RIFF' and kind == b'WAVEfmt ' and length == 16 and data == b'data':
@@ -231,7 +251,7 @@ def _plain_values(content):
     if len(content) < 46: return None
     riff, _, kind, length, tag, channels, rate, _, _, bits, data, promised = _CANONICAL.unpack_from(content)
     plain = (riff, kind, length, tag, channels, bits, data) == (b'RIFF', b'WAVEfmt ', 16, 1, 1, 16, b'data')
-    if not plain or rate == 0 or promised < 2: return None
+    if not plain or promised < 2 or not _RATES[0] <= rate <= _RATES[1]: return None
     return np.frombuffer(content, '<i2', min(promised, len(content) - 44) // 2, 44).astype(np.int16), rate
 
 # %% ../nbs/00_corpus.ipynb #c8afea9b
@@ -256,13 +276,22 @@ def _wav_values(path, content, header, offset):
     return values.reshape(-1, header.channels)
 
 # %% ../nbs/00_corpus.ipynb #45705e65
+_BLOCK = 2**18 # samples decoded at a time: what a header promises and the file lacks takes no memory
+
+def _in_blocks(file, dtype):
+    "(n_samples, channels) of all that a sound file holds; closes it."
+    with file:
+        blocks = [file.read(_BLOCK, dtype=dtype, always_2d=True)]
+        while len(blocks[-1]) == _BLOCK: blocks.append(file.read(_BLOCK, dtype=dtype, always_2d=True))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
 def _decoded_values(path, content, header):
     "(n_samples, channels) in 16-bit steps from FLAC, Opus, Vorbis, MP3 and the rarer WAV codecs, by libsndfile."
     try: import soundfile
     except (ImportError, OSError) as error:
         raise ClipError(f'{path}: {header.codec} needs the package soundfile ({error})') from None
     deep = header.codec == 'flac' and header.bits > 16
-    try: values, _ = soundfile.read(io.BytesIO(content), dtype='int32' if deep else 'int16', always_2d=True)
+    try: values = _in_blocks(soundfile.SoundFile(io.BytesIO(content)), 'int32' if deep else 'int16')
     except (RuntimeError, ValueError):
         raise ClipError(f'{path}: {header.codec} data damaged or cut short, cannot be decoded') from None
     if len(values) == 0: raise ClipError(f'{path}: no samples')
@@ -672,7 +701,8 @@ def _plain_lengths(heads, sizes):
     samples for all but sound canonical files of 16-bit mono."""
     fields = heads.view(_FIELDS)[:, 0]
     promised, rates = fields['promised'].astype(np.int64), fields['rate'].astype(np.int64)
-    plain = (rates > 0) & (promised < _ENDLESS) & (promised <= sizes - heads.shape[1])
+    plain = (promised < _ENDLESS) & (promised <= sizes - heads.shape[1])
+    plain &= (rates >= _RATES[0]) & (rates <= _RATES[1])
     for name, value in _PLAIN.items(): plain &= fields[name] == value
     return rates, np.where(plain, promised // 2, 0)
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['near_extremes', 'next_inside', 'flat_tops', 'how_many', 'piled_up', 'level_crests', 'rounded_tops', 'scan_samples',
-           'farthest_mean', 'used_step', 'longest_dropout', 'Grid', 'frame_grid', 'window_frames', 'sum_bands',
-           'band_powers', 'kth_smallest', 'speech_excess', 'active_runs', 'word_runs', 'without_rumble', 'edge_noise',
-           'edge_level', 'edge_levels', 'slow_down', 'repetition', 'voicing', 'voiced_edges', 'tone_share',
-           'steady_tones', 'hum', 'widest_band', 'bandwidth', 'parity', 'Measures', 'padding', 'summarise', 'describe',
-           'measure_bands', 'measure_clip']
+           'farthest_mean', 'used_step', 'longest_dropout', 'Grid', 'frame_grid', 'top_edges', 'window_frames',
+           'sum_bands', 'band_powers', 'kth_smallest', 'speech_excess', 'active_runs', 'word_runs', 'without_rumble',
+           'edge_noise', 'edge_level', 'edge_levels', 'slow_down', 'repetition', 'voicing', 'voiced_edges',
+           'tone_share', 'steady_tones', 'hum', 'widest_band', 'bandwidth', 'parity', 'Measures', 'padding',
+           'summarise', 'describe', 'measure_bands', 'measure_clip']
 
 # %% ../nbs/12_measures.ipynb #54c3c4b4
 from functools import lru_cache
@@ -248,6 +248,15 @@ def frame_grid(
     return Grid(size, sample_rate // 100, (window * np.sqrt(2 / size / np.sum(window**2))).astype(np.float32),
                 edges, bins,
                 rounding.astype(np.float32))
+
+# %% ../nbs/12_measures.ipynb #b91916db
+def top_edges(
+    sample_rates:np.ndarray, # (n,) Hz
+)->np.ndarray: # (n,) Hz; infinite below 4,000 Hz, where nobody looks at bands
+    "The highest edge of `frame_grid` at each rate, without a window for each."
+    rates = np.asarray(sample_rates)
+    places = np.searchsorted(_EDGES, rates / 2, side='right') - 1
+    return np.where(rates >= 4000, _EDGES[np.maximum(places, 0)].astype(float), np.inf)
 
 # %% ../nbs/12_measures.ipynb #65235873
 _ANY_ORDER = {'contract', 'reassoc', 'nsz'} # sums may be reordered
