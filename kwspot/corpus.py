@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NOISE', 'AUDIO', 'CorpusError', 'ClipError', 'ArchiveError', 'CorpusWarning', 'check_counts', 'is_elsewhere',
            'Header', 'parse_header', 'read_header', 'to_int16', 'read_clip_rate', 'read_clip', 'pcm_wav', 'which_set',
-           'index', 'check_index', 'fingerprint', 'cannot_write', 'check_place', 'atomic_write', 'atomic_folder',
-           'meter', 'track', 'real_data']
+           'index', 'check_index', 'fingerprint', 'cannot_write', 'check_outside', 'check_place', 'atomic_write',
+           'atomic_folder', 'meter', 'track', 'real_data']
 
 # %% ../nbs/00_corpus.ipynb #da8ffd10
 import csv, errno, hashlib, io, os, platform, re, shutil, struct, sys, unicodedata, uuid, warnings
@@ -903,6 +903,20 @@ def _sweep(path):
         if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
 
 # %% ../nbs/00_corpus.ipynb #90c9f3b5
+def check_outside(
+    path:str|os.PathLike, # a file or folder that is to be written
+    corpus:str|os.PathLike|None, # the folder of a corpus, or a URL; None: it has no place
+    *,
+    folder:bool=False, # whether it is to be a folder
+    error:type[ValueError]=CorpusError, # raised
+)->None:
+    "`error` in one line if it lies in the corpus, which nothing may change."
+    place = Path(path).resolve()
+    if corpus and not is_elsewhere(corpus) and Path(corpus).resolve() in (place, *place.parents):
+        another = 'folder' if folder else 'place'
+        raise error(f'{path}: lies in the corpus, which is never changed; choose another {another}')
+
+
 def check_place(
     path:str|os.PathLike, # a file that is to be written, its folders perhaps too
     *,
@@ -912,9 +926,7 @@ def check_place(
 )->Path: # the same as a Path
     "`error` in one line if nothing can or may be written there; asked before work of minutes, not behind it."
     path = Path(path)
-    if corpus and not is_elsewhere(corpus) and Path(corpus).resolve() in (path.resolve(), *path.resolve().parents):
-        another = 'folder' if folder else 'place'
-        raise error(f'{path}: lies in the corpus, which is never changed; choose another {another}')
+    check_outside(path, corpus, folder=folder, error=error)
     if folder and path.exists() and not path.is_dir(): raise error(f'{path}: is a file; name a folder')
     if not folder and path.is_dir(): raise error(f'{path}: is a folder; name a file in it')
     nearest = next((place for place in (path, *path.absolute().parents) if place.exists()), Path('.'))

@@ -23,6 +23,7 @@ from numba import types
 from scipy import signal
 from .cluster import each_part, n_cores
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_folder, atomic_write, cannot_write
+from .corpus import check_outside
 from .corpus import _clip_states, _fingerprint, _is_about, _not_shared, _sweep, check_index, is_elsewhere
 from .corpus import pcm_wav, read_clip, read_header, to_int16, track
 from .exploration import log_specgram
@@ -698,6 +699,7 @@ def pack(
     mark = _fingerprint(index, states)
     states = [state for state, word in zip(states, index['word'].tolist()) if word != NOISE]
     if _is_current(old := _older(folder, sample_rate, n_samples), clips, noise, mark): return old
+    check_outside(folder, index.attrs.get('folder'), folder=True)
     explained = partial(_explained, folder, 2 * n_samples * len(clips))
     with explained():
         folder.parent.mkdir(parents=True, exist_ok=True)

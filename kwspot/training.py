@@ -476,9 +476,11 @@ def refuse_writing(
 
 def check_folder(
     folder:Path, # the folder
+    corpus:str|Path|pd.DataFrame|preprocessing.Packed|None=None, # that is learnt from, in which it must not lie
 )->None:
     "`TrainingError` if no run can be written there, or the place is taken by something else."
-    check_place(folder, folder=True, error=TrainingError)
+    where = corpus if isinstance(corpus, (str, Path)) else getattr(corpus, 'attrs', {}).get('folder')
+    check_place(folder, folder=True, corpus=where, error=TrainingError)
     if (folder.is_dir() and not (folder / 'run.json').is_file()
             and any(not entry.name.startswith('.') for entry in folder.iterdir())):
         raise TrainingError(f'{folder}: is neither empty nor a run folder; name another folder')
@@ -913,8 +915,8 @@ def train(
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0])
     earlier, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None)
-    if earlier and finished(earlier, chosen.epochs): return load_run(out)
-    check_folder(out)  # now, and not after minutes of packing
+    done = bool(earlier) and finished(earlier, chosen.epochs)
+    if not done: check_folder(out, corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions,
                            progress=progress if isinstance(progress, bool) else None)
@@ -923,6 +925,7 @@ def train(
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
     if earlier: check_same(out, earlier, info)
+    if done: return load_run(out)
     how: dict = dict(task=task, devices=devices, starts=starts, seed=seed, progress=progress)
     try: return begin_or_go_on(lesson, chosen, out, info, **how)
     except OSError as error: raise refuse_writing(out, error) from None
