@@ -171,6 +171,14 @@ def check_lesson(
     few = [lesson.labels[c] for c in spoken if counts[c] == 1]
     voices = {c: set(lesson.speakers['train'][lesson.classes['train'] == c]) for c in spoken}
     alone = [lesson.labels[c] for c in spoken if len(voices[c]) == 1 and '' not in voices[c] and counts[c] > 1]
+    unjudged = [lesson.labels[c] for c in spoken if not (lesson.classes['valid'] == c).any()]
+    judges = set(lesson.speakers['valid'])
+    if unjudged:
+        warnings.warn(f'{where}: no validation clip of {", ".join(unjudged)}, whose answers nobody judges',
+                      TrainingWarning, stacklevel=3)
+    if len(judges) == 1 and '' not in judges:
+        warnings.warn(f'{where}: one validation speaker only, by whose voice the epoch is chosen', TrainingWarning,
+                      stacklevel=3)
     if few: warnings.warn(f'{where}: only one training clip of {", ".join(few)}', TrainingWarning, stacklevel=3)
     if alone:
         warnings.warn(f'{where}: only one training speaker says {", ".join(alone)}', TrainingWarning, stacklevel=3)

@@ -58,7 +58,7 @@ _RULES = {
     'epochs': (lambda v: isinstance(v, int) and v >= 1, 'a whole number from 1 up'),
     'batch_size': (lambda v: isinstance(v, int) and v >= 2, 'a whole number from 2 up'),
     'optimiser': (lambda v: v in ('adam', 'adamw'), "'adam' or 'adamw'"),
-    'learning_rate': (lambda v: 0 < v < math.inf, 'above 0'),
+    'learning_rate': (lambda v: 0 < v < math.inf and not isinstance(v, bool), 'above 0'),
     'schedule': (lambda v: v in ('constant', 'cosine'), "'constant' or 'cosine'"),
     'warm_up': (lambda v: 0 <= v < 1, 'from 0 to below 1'),
     'weight_decay': (lambda v: 0 <= v < math.inf, '0 or above'),
@@ -72,6 +72,7 @@ _RULES = {
     'keep': (lambda v: v in ('best', 'last'), "'best' or 'last'"),
     'augment': (lambda v: isinstance(v, Mapping), 'a mapping from augmentations to their options'),
     'teachers': (lambda v: isinstance(v, int) and v >= 0, 'a whole number from 0 up'),
+    'teacher': (lambda v: isinstance(v, Mapping), 'a mapping from fields of this recipe to what they are for teachers'),
     'teachers_share': (lambda v: 0 <= v <= 1, 'from 0 to 1'),
     'start': (lambda v: v in ('none', 'synthetic'), "'none' or 'synthetic'"),
     'mixed_precision': (lambda v: v in ('auto', 'off'), "'auto' or 'off'"),
@@ -90,6 +91,9 @@ def check_recipe(
         if not good: raise TrainingError(f'recipe {recipe.name!r}: {name} is {value!r}; it must be {what}')
     if recipe.weight_decay and recipe.optimiser != 'adamw':
         raise TrainingError(f"recipe {recipe.name!r}: weight_decay needs optimiser='adamw'")
+    fields = [field.name for field in dataclasses.fields(recipe)]
+    if wrong := [name for name in recipe.teacher if name not in fields]:
+        raise TrainingError(f'recipe {recipe.name!r}: teacher has {wrong[0]!r}; it may change {", ".join(fields)}')
     known = (*augmentation.WAVEFORM_LAYERS, *augmentation.FEATURE_LAYERS, *augmentation.LABEL_LAYERS)
     if wrong := [name for name in recipe.augment if name not in known]:
         raise TrainingError(f'recipe {recipe.name!r}: there is no augmentation {wrong[0]!r}; '

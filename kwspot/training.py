@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['RUN_FORMAT', 'STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed_policy', 'new_network', 'new_optimiser',
-           'without_frontend', 'one_strategy', 'mirrored', 'share_statistics', 'new_learner', 'loss_of',
-           'average_weights', 'heard', 'ask_teachers', 'hearing', 'fused', 'training_step', 'piece_step',
-           'mirrored_step', 'validation_step', 'validate', 'save_checkpoint', 'load_checkpoint', 'write_json',
-           'read_info', 'flat', 'check_same', 'refuse_writing', 'check_folder', 'open_folder', 'only_run', 'Run',
-           'load_model', 'load_run', 'choices_of', 'start_run', 'starts_of', 'start_mark', 'last_layer', 'take_weights',
-           'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
-           'write_history', 'finish', 'describe', 'finished', 'settings_of', 'check_epochs', 'check_earlier', 'train',
-           'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
+           'without_frontend', 'one_strategy', 'mirrored', 'share_statistics', 'new_learner', 'with_teachers',
+           'made_for', 'check_teachers', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'hearing', 'fused',
+           'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
+           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'refusals',
+           'check_folder', 'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'choices_of', 'start_run',
+           'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach', 'best_epoch',
+           'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished',
+           'has_begun', 'settings_of', 'check_epochs', 'check_checkpoint', 'check_earlier', 'train', 'train_teachers',
+           'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -43,7 +44,7 @@ from . import augment as augmentation
 from . import modelling, preprocessing
 from .clip import waveform_batches
 from .cluster import each_part
-from .corpus import atomic_write, cannot_write, check_place
+from .corpus import CorpusError, atomic_write, cannot_write, check_place
 from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
                             input_pipeline, make_lesson, packed_corpus, read_ahead, read_batch, speaker_folds,
@@ -178,10 +179,9 @@ def new_learner(
     sample_rate:int=16000, # Hz
     n_samples:int=16000, # of a clip
     noise:np.ndarray|None=None, # (n,) int16: recordings of the training split, for augmentation
-    teachers:Sequence[keras.Model]=(), # waveform -> probabilities of the same labels, with the same frontend
     devices:int=1, # see `mirrored`
 )->Learner:
-    "A learner that has learnt nothing yet; `TrainingError` for teachers that hear other features."
+    "A learner that has learnt nothing yet."
     strategy = mirrored(devices)
     frontend = modelling.frontend_for(recipe.model, sample_rate=sample_rate, **recipe.frontend)
     shape = frontend.compute_output_shape((None, n_samples))[1:]
@@ -191,8 +191,43 @@ def new_learner(
     if strategy: share_statistics(network)
     judged = new_network(recipe, len(labels), shape, seed=seed)
     augmenter = augmentation.augmenter(recipe.augment, noise=noise, seed=seed, sample_rate=sample_rate)
-    return Learner(recipe, tuple(labels), frontend, network, judged, optimiser, augmenter,
-                   tuple(without_frontend(teacher, frontend) for teacher in teachers), strategy)
+    return Learner(recipe, tuple(labels), frontend, network, judged, optimiser, augmenter, strategy=strategy)
+
+
+def with_teachers(
+    learner:Learner, # that is to learn from them
+    teachers:Sequence[keras.Model], # waveform -> probabilities of the same labels, with the same frontend
+)->Learner:
+    "The learner with teachers; `TrainingError` for those that hear other features."
+    networks = tuple(without_frontend(teacher, learner.frontend) for teacher in teachers)
+    return dataclasses.replace(learner, teachers=networks)
+
+# %% ../nbs/50_training.ipynb #740f4723
+@contextmanager
+def made_for(
+    recipe:Recipe, # whose parts are made
+)->Iterator[None]:
+    "Turn what makes no sense to a frontend, a network or an augmentation into one line, a `TrainingError`."
+    try: yield
+    except TrainingError: raise
+    except (ValueError, TypeError, IndexError) as error:
+        told = str(error).strip().splitlines()[0]
+        raise TrainingError(f'recipe {recipe.name!r} with the architecture {recipe.model!r}: {told}') from None
+
+
+def check_teachers(
+    learner:Learner, # that is to learn from teachers
+    **options, # of `new_learner`
+)->None:
+    "`TrainingError`, before any of them is trained, for teachers that cannot be made or that hear other features."
+    with made_for(learner.recipe):
+        recipe = teacher_recipe(learner.recipe)
+        teacher = new_learner(recipe, learner.labels, **options)
+    parts = [(type(each.frontend), each.frontend.options) for each in (learner, teacher)]
+    if parts[0] != parts[1]:
+        raise TrainingError(f'the teacher {recipe.model} hears other features than its pupil; give both the same '
+                            'frontend')
+
 
 # %% ../nbs/50_training.ipynb #1183008f
 def loss_of(
@@ -394,8 +429,10 @@ def load_checkpoint(
             progress = json.loads(str(saved['progress']))
         for variable, value in zip(variables, values): variable.assign(value)
     except Exception as error:
+        if (file.parents[1] / 'model.keras').is_file(): remedy = 'the finished model is sound; train in another folder'
+        else: remedy = 'remove this file and train again, which keeps teachers that are finished'
         raise TrainingError(f'{file}: the checkpoint is damaged or of another network ({type(error).__name__}); '
-                            'remove the run folder and train again') from None
+                            f'{remedy}') from None
     return best, progress
 
 # %% ../nbs/50_training.ipynb #881228e4
@@ -472,6 +509,18 @@ def refuse_writing(
     kept = (folder / 'checkpoint' / 'state.npz').is_file()
     remedy = {'remedy': 'the last checkpoint is kept: make room and run the same again to go on'} if kept else {}
     return TrainingError(cannot_write(folder, error, **remedy))
+
+
+@contextmanager
+def refusals(
+    folder:Path, # the folder of a run
+)->Iterator[None]:
+    "Turn what the system refuses to write, wherever that was noticed, into the one error that says how to go on."
+    try: yield
+    except OSError as error: raise refuse_writing(folder, error) from None
+    except CorpusError as error: # of `atomic_write`
+        if not isinstance(error.__cause__, OSError): raise
+        raise refuse_writing(folder, error.__cause__) from None
 
 
 def check_folder(
@@ -624,6 +673,13 @@ def start_mark(
     return f"{name}, checksum {hashlib.sha256((run.folder / 'model.keras').read_bytes()).hexdigest()[:16]}"
 
 
+def start_name(
+    info:Mapping, # run.json, or settings of a run
+)->str:
+    "What the run began with, without the checksum: another version may bring other weights."
+    return str(info.get('start')).split(', checksum')[0]
+
+
 # %% ../nbs/50_training.ipynb #5d0b37b1
 def last_layer(
     network:keras.Model, # features -> probabilities
@@ -679,7 +735,8 @@ def teach(
         right, total = right + int(n_right), total + len(batch[-1])
         if not math.isfinite(losses[-1]):
             raise TrainingError(f'the loss is no longer a number in epoch {epoch + 1}, step {number + 1}; '
-                                f'lower the learning rate ({learner.recipe.learning_rate:g}) or set clip_norm')
+                                f'lower the learning rate ({learner.recipe.learning_rate:g}) or set clip_norm, in '
+                                'another folder')
     if not learner.recipe.ema: learner.judged.set_weights(learner.network.get_weights())
     return {'loss': float(np.mean(losses)), 'accuracy': right / total, 'learning_rate': rate}
 
@@ -771,7 +828,7 @@ def learn(
         line = {'epoch': len(history) + 1, **taught, **validate(judge, lesson)}
         if not math.isfinite(line['valid_loss']):
             raise TrainingError(f'the weights are no longer numbers after epoch {line["epoch"]}; '
-                                'lower the learning rate')
+                                'lower the learning rate, in another folder')
         history.append(line)
         if best_epoch(history, recipe) == len(history): best = learner.judged.get_weights()
         seconds.append(round(time.perf_counter() - start, 3))
@@ -800,6 +857,7 @@ def finish(
 )->Run:
     "Write the model, then `run.json` with its metrics."
     learner.judged.set_weights(best)
+    write_history(out, history)
     model = modelling.with_frontend(learner.frontend, learner.judged, info['n_samples'])
     with atomic_write(out / 'model.keras') as temporary: model.save(temporary)
     kept = best_epoch(history, learner.recipe)
@@ -827,12 +885,21 @@ def describe(
 
 
 def finished(
+    out:Path, # the run folder
     earlier:Mapping, # run.json
     epochs:int, # wanted
 )->bool:
     "Whether nothing is left to do."
-    return earlier['state'] == 'finished' and (
+    whole = all((out / name).is_file() for name in ('model.keras', 'history.csv'))
+    return whole and earlier['state'] == 'finished' and (
         epochs <= earlier['epochs_done'] or earlier['epochs_done'] < earlier['recipe']['epochs'])
+
+
+def has_begun(
+    out:Path, # the run folder
+)->bool:
+    "Whether the run has weights of its own: what it began with no longer matters."
+    return any((out / name).is_file() for name in (Path('checkpoint') / 'state.npz', 'model.keras'))
 
 # %% ../nbs/50_training.ipynb #186cf200
 def settings_of(
@@ -866,21 +933,35 @@ def check_epochs(
                             'more, or name another folder')
 
 
+def check_checkpoint(
+    out:Path, # the folder of a run that is to go on
+)->None:
+    "`TrainingError` for a finished run whose checkpoint was removed: to begin anew would replace its model."
+    if (out / 'model.keras').is_file() and not (out / 'checkpoint' / 'state.npz').is_file():
+        raise TrainingError(f'{out}: holds a finished model and no checkpoint to go on from; train in another folder, '
+                            f'which may begin with it (start={str(out)!r})')
+
+
 def check_earlier(
     out:Path, # the run folder
     settings:Mapping, # of `settings_of`
     chosen:Recipe, # asked for
     *,
     epochs_given:bool, # whether the recipe's epochs were asked for as well
-)->tuple[dict|None, Recipe]: # run.json of the run that goes on, None: there is none; the recipe that holds
+    start_given:bool, # whether a start was asked for
+)->tuple[dict|None, Mapping, Recipe]: # run.json of the run that goes on or None, settings and recipe that hold
     "The run that is in the folder already, which must have been begun in the same way."
-    if not (out / 'run.json').is_file(): return None, chosen
+    if not (out / 'run.json').is_file(): return None, settings, chosen
     earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'shuffle_window', 'devices', 'start'))
+    if has_begun(out) and (not start_given or start_name(earlier) == start_name(settings)):
+        settings = {**{name: value for name, value in settings.items() if name != 'start'},
+                    **{name: earlier[name] for name in ('start',) if name in earlier}}
+        chosen = dataclasses.replace(chosen, start=earlier['recipe'].get('start', 'none'))
     check_same(out, earlier, {**unnamed, **settings, 'recipe': dataclasses.asdict(chosen)})
-    if epochs_given:
-        check_epochs(out, chosen.epochs)
-        return earlier, chosen
-    return earlier, dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
+    if epochs_given: check_epochs(out, chosen.epochs)
+    else: chosen = dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
+    if not finished(out, earlier, chosen.epochs): check_checkpoint(out)
+    return earlier, settings, chosen
 
 # %% ../nbs/50_training.ipynb #f581ee05
 def train(
@@ -914,8 +995,9 @@ def train(
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0])
-    earlier, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None)
-    done = bool(earlier) and finished(earlier, chosen.epochs)
+    earlier, settings, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None,
+                                              start_given=start is not None)
+    done = bool(earlier) and finished(out, earlier, chosen.epochs)
     if not done: check_folder(out, corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions,
@@ -927,8 +1009,7 @@ def train(
     if earlier: check_same(out, earlier, info)
     if done: return load_run(out)
     how: dict = dict(task=task, devices=devices, starts=starts, seed=seed, progress=progress)
-    try: return begin_or_go_on(lesson, chosen, out, info, **how)
-    except OSError as error: raise refuse_writing(out, error) from None
+    with refusals(out): return begin_or_go_on(lesson, chosen, out, info, **how)
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
 def train_teachers(
@@ -945,9 +1026,11 @@ def train_teachers(
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
     how: dict = {'task': task, 'recipe': teacher_recipe(recipe), 'shuffle_window': lesson.window,
-                 'devices': devices, 'start': start.folder if start else 'none', 'progress': progress}
-    return [train(lesson.packed, out / 'teachers' / str(number), seed=seed + number, **how).model
-            for number in range(1, recipe.teachers + 1)]
+                 'devices': devices, 'progress': progress}
+    begins = start.folder if start else 'none'
+    folders = {number: out / 'teachers' / str(number) for number in range(1, recipe.teachers + 1)}
+    return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins, **how).model
+            for number, folder in folders.items()]
 
 
 def begin_or_go_on(
@@ -966,13 +1049,16 @@ def begin_or_go_on(
     packed = lesson.packed
     noise = training_noise(packed) if 'noise' in recipe.augment else None
     compute_in_order()
+    made: dict = dict(seed=seed, sample_rate=packed.sample_rate, n_samples=packed.n_samples, noise=noise,
+                      devices=devices)
+    with made_for(recipe): learner = new_learner(recipe, lesson.labels, **made)
+    if recipe.teachers: check_teachers(learner, **made)
     open_folder(out)
     with only_run(out):
         write_json(out / 'run.json', info)
         teachers = train_teachers(lesson, out, recipe, task=task, seed=seed, devices=devices, start=starts[1],
                                   progress=progress)
-        learner = new_learner(recipe, lesson.labels, seed=seed, sample_rate=packed.sample_rate,
-                              n_samples=packed.n_samples, noise=noise, teachers=teachers, devices=devices)
+        learner = with_teachers(learner, teachers)
         if starts[0] and not (out / 'checkpoint' / 'state.npz').is_file(): take_weights(learner, starts[0])
         best, history = learn(learner, lesson, out, seed=seed, watch=watcher(progress, recipe))
         return finish(out, learner, best, history, info)
