@@ -680,7 +680,7 @@ def stream(run:RunOrExport, # the model
     wanted = None if words is None else _words(words)
     if fit is not None: return _show(_fit_stream(run, fit, wanted, per_hour, hours), as_json, _say_fit)
     listener = streaming.open_listener(run)
-    threshold = threshold or streaming.stored_threshold(run, wanted)
+    threshold = threshold or streaming.stored_threshold(run, wanted, temperature=listener.temperature)
     streamer = streaming.Streamer(listener, decision=streaming.decision_for(
         listener.labels, threshold=threshold, words=wanted))
     _listen(streamer, file, microphone, chunk_ms, as_json)

@@ -48,10 +48,10 @@ def decision_for(
     threshold:float|None=None, # None: as in `decision`
     decision:Decision=Decision(), # all else
 )->Decision:
-    """How to decide where only some words are wanted, or another threshold. `StreamError` for a word that the model
-    does not know."""
+    """How to decide where only some words are wanted, or another threshold; the release mark is half of that.
+    `StreamError` for a word that the model does not know."""
     if threshold is not None:
-        decision = replace(decision, threshold=threshold, release=min(decision.release, threshold / 2))
+        decision = replace(decision, threshold=threshold, release=threshold / 2)
     if words is None: return decision
     known = [label for label in labels if label not in Decision.ignored]
     wrong = [word for word in words if word not in known]

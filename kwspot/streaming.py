@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['STREAM_FILE', 'THRESHOLDS', 'Windows', 'Steps', 'load_steps', 'litert_steps', 'litert_advance', 'steps_of',
-           'open_listener', 'export_stream', 'Ear', 'answers_to', 'Hearing', 'Streamer', 'listen', 'operating_points',
-           'points_of', 'choose_threshold', 'split_recording', 'pooled_points', 'fit_threshold', 'stored_threshold',
-           'follow', 'judged', 'record_button', 'stream_panel']
+           'open_listener', 'export_stream', 'Ear', 'answers_to', 'Hearing', 'Streamer', 'listen', 'follow',
+           'operating_points', 'points_of', 'choose_threshold', 'split_recording', 'pooled_points', 'fit_threshold',
+           'stored_threshold', 'judged', 'record_button', 'stream_panel']
 
 # %% ../nbs/70_streaming.ipynb #7a3a64bb
 import importlib.util
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -338,6 +339,18 @@ def listen(
     yield from streamer.finish()
     if problem: raise problem
 
+# %% ../nbs/70_streaming.ipynb #e4e59d08
+def follow(
+    model:Any, # as `open_listener` takes it
+    recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
+)->Answers: # none before a whole window was heard
+    "All answers to a recording and the half second of silence after it, at the temperature of the model."
+    listener = open_listener(model)
+    n_silent = max(listener.n_samples // 2, listener.n_samples - len(recording)) + listener.cut['hop']
+    answers = answers_to(listener, np.concatenate([as_chunk(recording), np.zeros(n_silent, np.float32)]))
+    ready = answers.times >= listener.n_samples / listener.sample_rate - 0.01
+    return Answers(answers.times[ready], at_temperature(answers.probabilities[ready], listener.temperature))
+
 # %% ../nbs/70_streaming.ipynb #ba8daa13
 # even steps of log-odds: 0.12 to 0.9988
 THRESHOLDS = tuple(np.round(1 / (1 + np.exp(-np.arange(-2., 7., 0.25))), 4).tolist())
@@ -353,16 +366,13 @@ def operating_points(
 )->object: # DataFrame indexed by threshold: miss_rate, false_accepts_per_hour, median_delay_s, ...
     "What each threshold would have reported. Choose on speakers that are neither in the training nor in the test."
     listener = open_listener(model)
-    answers = answers_to(listener, recording)
-    late = answers.times >= listener.n_samples / listener.sample_rate - 0.01
-    answers = Answers(answers.times[late], at_temperature(answers.probabilities[late], listener.temperature))
-    return points_of(listener, answers, truth, duration_s=len(recording) / listener.sample_rate,
-                     thresholds=thresholds, decision=decision)
+    return points_of(listener, follow(listener, recording), truth, thresholds=thresholds, decision=decision,
+                     duration_s=len(recording) / listener.sample_rate)
 
 # %% ../nbs/70_streaming.ipynb #be9ca1f5
 def points_of(
     listener:Any, # Windows or Steps
-    answers:Answers, # at its temperature, from the first whole window on
+    answers:Answers, # from `follow`
     truth:Any, # DataFrame from `recordings.make_recording`
     *,
     duration_s:float, # of the recording, s
@@ -376,8 +386,9 @@ def points_of(
     hop_ms, rows = 1000 * listener.cut['hop'] / listener.sample_rate, {}
     smooth = smoothed(answers, Decider(listener.labels, hop_ms, decision).n_smooth).probabilities
     for threshold in thresholds:
-        wanted = replace(decision, threshold=threshold, release=threshold / 2)
-        events = Decider(listener.labels, hop_ms, wanted).decide(answers.times, smooth)
+        wanted = decision_for(listener.labels, threshold=threshold, decision=decision)
+        heard = Decider(listener.labels, hop_ms, wanted).decide(answers.times, smooth)
+        events = [event._replace(time_s=min(event.time_s, duration_s)) for event in heard] # as `finish` tells them
         rows[threshold] = score_events(events, truth, duration_s=duration_s, keywords=keywords)
     return pd.DataFrame(rows).T.rename_axis('threshold').infer_objects()
 
@@ -439,7 +450,7 @@ def fit_threshold(
     hours:float=2., # of recordings to choose on
     split:str='valid', # whose clips they hold
     seed:int=0, # of the recordings
-)->dict: # words, threshold, wanted_per_hour, and what it gave: n_words, miss_rate, false_accepts, hours
+)->dict: # words, threshold, temperature it holds at, wanted_per_hour; and what it gave: n_words, miss_rate, ...
     "Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts."
     from kwspot.training import read_info, write_json
     folder, info = Path(folder), read_info(folder)
@@ -452,8 +463,8 @@ def fit_threshold(
     threshold = choose_threshold(points, false_accepts_per_hour=false_accepts_per_hour)
     found = {name: float(value) for name, value in points.loc[threshold].items()}
     key = _words_key(words)
-    facts = {'words': key, 'threshold': threshold, 'wanted_per_hour': false_accepts_per_hour, 'split': split}
-    facts |= found
+    facts = {'words': key, 'threshold': threshold, 'temperature': listener.temperature,
+             'wanted_per_hour': false_accepts_per_hour, 'split': split, **found}
     kept = {**info.get('stream', {}), key: {**facts, 'mark': model_mark(folder)}}
     write_json(folder / 'run.json', {**info, 'stream': kept})
     return facts
@@ -467,26 +478,24 @@ def _words_key(words):
 def stored_threshold(
     folder:str|Path, # of a run, or anything else
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
+    *,
+    temperature:float|None=None, # of the listener; None: what is stored with the run
 )->float|None:
-    "The threshold that `fit_threshold` kept for these words and the run as it is; None where there is none."
+    """The threshold that `fit_threshold` kept for these words and the run as it is; None where there is none, and,
+    with a warning, where it was chosen at another temperature."""
+    folder = Path(folder)
     try:
-        facts = json.loads((Path(folder) / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
-        return float(facts['threshold']) if facts['mark'] == model_mark(Path(folder)) else None
+        facts = json.loads((folder / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
+        if facts['mark'] != model_mark(folder): return None
+        threshold, chosen_at = float(facts['threshold']), float(facts.get('temperature', 1.))
     except (OSError, ValueError, KeyError, TypeError): return None
+    now = temperature or stored_temperature(folder) or 1.
+    if math.isclose(now, chosen_at, rel_tol=1e-6): return threshold
+    warnings.warn(f'{folder}: the threshold {threshold:g} was chosen at a temperature of {chosen_at:.3g}, which is '
+                  f'{now:.3g} now, and does not count: choose it again (kwspot stream --fit)', stacklevel=2)
+    return None
 
 # %% ../nbs/70_streaming.ipynb #eb7bb8e1
-def follow(
-    model:Any, # as `open_listener` takes it
-    recording:np.ndarray, # (n_samples,) mono, int16 or float in [-1, 1]
-)->Answers: # none before a whole window was heard
-    "All answers to a recording and the half second of silence after it."
-    listener = open_listener(model)
-    n_silent = max(listener.n_samples // 2, listener.n_samples - len(recording)) + listener.cut['hop']
-    answers = answers_to(listener, np.concatenate([as_chunk(recording), np.zeros(n_silent, np.float32)]))
-    ready = answers.times >= listener.n_samples / listener.sample_rate - 0.01
-    return Answers(*(column[ready] for column in answers))
-
-
 def judged(
     model:Any, # as `open_listener` takes it
     answers:Answers, # from `follow`
@@ -603,7 +612,7 @@ def _judge(parts, listener, decision):
     "Decide with the threshold of the slider, and draw."
     from kwspot.exploration import figure_pixels
     threshold, ignored = parts.threshold.value, decision.ignored
-    decision = replace(decision, threshold=threshold, release=min(decision.release, threshold / 2))
+    decision = decision_for(listener.labels, threshold=threshold, decision=decision)
     parts.answers, parts.found = judged(listener, parts.raw, decision)
     span = 0, parts.answers.times[-1]
     figure = plot_answers(parts.answers, listener.labels, parts.found, between=span, ignored=ignored)
