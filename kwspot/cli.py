@@ -406,7 +406,11 @@ def train(folder:CorpusFolder, # the corpus
           recipe:Annotated[str, typer.Option('--recipe', metavar='NAME', # how to train
                            help='reference, quick, best or stream.')]='quick',
           epochs:Annotated[int|None, typer.Option('--epochs', metavar='N', min=1, # length
-                           help="Instead of the recipe's.")]=None,
+                           help="Instead of the recipe's; teachers, as best has them, keep theirs.")]=None,
+          learning_rate:Annotated[float|None, typer.Option('--learning-rate', metavar='RATE', # at its highest
+                                  help="Instead of the recipe's: lower where a training gets lost.")]=None,
+          batch_size:Annotated[int|None, typer.Option('--batch-size', metavar='N', # clips a step
+                               help="Instead of the recipe's.")]=None,
           seed:Seed=0, # of weights, order and augmentation
           seeds:Annotated[int, typer.Option('--seeds', metavar='N', min=1, # runs
                           help='Train N runs, RUN/seed-0 to RUN/seed-(N-1), and show mean and spread.')]=1,
@@ -420,7 +424,8 @@ def train(folder:CorpusFolder, # the corpus
           )->None:
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
-    how: dict = dict(task=task, model=model, recipe=recipe, epochs=epochs, start=start, decisions=decisions,
+    chosen = training.choose_recipe(recipe, learning_rate=learning_rate, batch_size=batch_size)
+    how: dict = dict(task=task, model=model, recipe=chosen, epochs=epochs, start=start, decisions=decisions,
                      speaker_pattern=speaker_pattern, progress=None if sys.stderr.isatty() else 60.)
     with _kept(out):
         if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)

@@ -468,8 +468,8 @@ def read_info(
     return info
 
 # %% ../nbs/50_training.ipynb #6812ad9a
-_MAY_DIFFER = ('state', 'recipe.epochs', 'recipe.name', 'corpus.packed', 'versions.kwspot', 'versions.python',
-               'versions.tensorflow', 'versions.keras', 'versions.numpy')
+_MAY_DIFFER = ('state', 'recipe.epochs', 'recipe.name', 'corpus.packed', 'corpus.content', 'versions.kwspot',
+               'versions.python', 'versions.tensorflow', 'versions.keras', 'versions.numpy')
 
 
 def flat(
@@ -495,6 +495,7 @@ def check_same(
     for name in now:
         if name in _MAY_DIFFER or before.get(name) == now[name]: continue
         if name == 'corpus.fingerprint':
+            if now.get('corpus.content') == before.get('corpus.content', 0): continue # copied, but the same
             raise TrainingError(f'{folder}: the corpus has changed since this run began (clips, labels or splits); '
                                 'train in a new folder')
         raise TrainingError(f'{folder}: this run was begun with {name}={before.get(name)!r}, not {now[name]!r}; '
@@ -880,8 +881,8 @@ def describe(
                 'keras': keras.__version__, 'numpy': np.__version__}
     return {'format': RUN_FORMAT, 'state': 'training', 'model': recipe.model, **settings,
             'labels': list(lesson.labels), 'recipe': json.loads(json.dumps(dataclasses.asdict(recipe))),
-            'corpus': {'fingerprint': lesson.fingerprint, 'packed': str(lesson.packed.folder), **counts,
-                       **speakers}, 'versions': versions}
+            'corpus': {'fingerprint': lesson.fingerprint, 'content': lesson.content,
+                       'packed': str(lesson.packed.folder), **counts, **speakers}, 'versions': versions}
 
 
 def finished(

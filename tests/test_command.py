@@ -247,7 +247,7 @@ def test_train_and_evaluate_honour_decisions(small_run):
               for more in ([], ['--decisions', 'mine.csv'])]
     assert [count['yes']['n'] for count in counts] == [len(clips), len(clips) - 2]
     assert counts[1]['no']['n'] == counts[0]['no']['n'] + 1
-    trained = kwspot('train', 'corpus', '--out', 'decided', '--epochs', 1, '--decisions', 'mine.csv', '--json', cwd=small_run)
+    trained = kwspot('train', 'corpus', '--out', 'decided', '--epochs', 1, '--decisions', 'mine.csv', '--learning-rate', 0.002, '--json', cwd=small_run)
     assert trained.returncode == 0, trained.stderr
     info, plain = json.loads(trained.stdout), json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))
     assert info['decisions'].startswith('3 decisions') and info['corpus']['fingerprint'] != plain['corpus']['fingerprint']
