@@ -342,6 +342,7 @@ class Limits:
     dropout_s:float=.002 # longest hole in the sound, seconds
     padding_s:float=.02 # longest padding, seconds
     excess_db:float=7.5 # how far speech rises above the noise, at least
+    active_s:float=.06 # shortest sound that can be a whole word, seconds, where it is not noisy; less is a click
     voicing:float=.35 # smallest repetition at the pitch of a voice, 0 to 1
     tone_share:float=.985 # largest share of the loudest sound in two neighbouring bands; more is a beep
     snr_db:float=14. # smallest signal-to-noise ratio
@@ -476,6 +477,11 @@ def _level_findings(table, spoken, limits):
             'padded': fine & (table['padding_s'] > limits.padding_s)}
 
 # %% ../nbs/20_anomaly.ipynb #95ac9d08
+def _is_burst(table, limits):
+    "Clips with a click, and nothing else; of a word in noise, or one that is cut, no more may be left."
+    whole = table[['start_level', 'end_level']].max(axis=1) <= limits.edge_level
+    return whole & (table['snr_db'] >= limits.snr_db) & (table['active_s'] < limits.active_s)
+
 def _content_findings(table, asked, spoken, limits):
     "Findings about what is heard."
     noisy = spoken & (table['snr_db'] < limits.snr_db)
@@ -525,19 +531,19 @@ def _other_copy(table):
     return first.where(place > 0, second.where(last != first, '')).fillna('')
 
 # %% ../nbs/20_anomaly.ipynb #c085abf2
-_USUAL_NAME = re.compile(r'[0-9a-f]{8}(_nohash_|_NO_)\d+((?:\.\w+)?)')
+_USUAL_NAME = re.compile(r'[0-9a-f]{8}(_nohash_|_NO_)\d+(?:\.\w+)?')
 
 def name_form(
     name:str, # file name of a clip
 )->str: # what is left when words and numbers are taken out
-    "The form of a file name: '0a7c2a8d_nohash_3.wav' is '#8_nohash_#.wav'."
-    if usual := _USUAL_NAME.fullmatch(name): return f'#8{usual[1]}#{usual[2]}'
-    stem, suffix = os.path.splitext(name)
+    "The form of a file name: '0a7c2a8d_nohash_3.wav' is '#8_nohash_#'."
+    if usual := _USUAL_NAME.fullmatch(name): return f'#8{usual[1]}#'
+    stem, _ = os.path.splitext(name) # a trimmed FLAC file is a WAV file, and not odd for that
     mark = next((mark for mark in ('_nohash_', '_NO_') if mark in stem), '')
     parts = stem.split(mark, 1) if mark else [stem]
     forms = [re.sub(r'[^\W\d_]+', 'a', re.sub(r'\d+', '#', part)) for part in parts]
     if mark and re.fullmatch('[0-9a-f]{8}', parts[0]): forms[0] = '#8'
-    return mark.join(forms) + suffix
+    return mark.join(forms)
 
 def _odd_names(table, limits):
     "Whose name has another form than nearly all word clips have; writes the forms into the table."
@@ -547,6 +553,19 @@ def _odd_names(table, limits):
     shares = words.value_counts(normalize=True)
     is_odd = (table['word'] != NOISE) & (table['name_form'] != shares.index[0])
     return is_odd & bool(shares.iloc[0] >= limits.name_share)
+
+# %% ../nbs/20_anomaly.ipynb #d170f369
+def _told(marks):
+    "The findings of each clip in one text."
+    names = np.array(list(FINDINGS), dtype=object)
+    texts = [', '.join(names[row]) for row in marks.to_numpy()]
+    return pd.Series(texts, index=marks.index, dtype='str')
+
+def _excuse_kept(table, marks):
+    "Who was heard and kept is not accused again; `kept_findings` says of what it would be."
+    kept = table['decision'] == 'keep'
+    table['kept_findings'] = _told(marks).where(kept, '')
+    marks[kept] = False
 
 # %% ../nbs/20_anomaly.ipynb #f6f046a3
 def judge(
@@ -565,14 +584,15 @@ def judge(
     asked = word & (table['constant'] == 0) & table['excess_db'].notna()
     spoken = (asked & (table['excess_db'] >= limits.excess_db) & (table['voicing'] >= limits.voicing)
               & (table['tone_share'] <= limits.tone_share))
+    spoken &= ~_is_burst(table, limits)
     table['level_db'] = table['speech_dbfs'] - table['speech_dbfs'][spoken].median()
     found = {**_file_findings(table, sample_rate, limits), **_level_findings(table, spoken, limits),
              **_content_findings(table, asked, spoken, limits), **_identity_findings(table, limits)}
     doubts = table['label_doubts'] if 'label_doubts' in table else pd.Series(0, table.index)
     found['wrong_label'] = doubts > limits.label_doubts
     marks = pd.DataFrame({name: found[name].astype(bool) for name in FINDINGS}, index=table.index)
-    names = np.array(list(FINDINGS), dtype=object)
-    table['findings'] = [', '.join(names[row]) for row in marks.to_numpy()] if len(table) else pd.Series(dtype=str)
+    if 'decision' in table: _excuse_kept(table, marks)
+    table['findings'] = _told(marks)
     judged = pd.concat([table, marks], axis=1)
     judged.attrs = attrs
     return judged
@@ -604,19 +624,25 @@ def audit(
     processes:bool|None=None, # rather than threads; None: for more than 12,000 files on the disk
     progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
+    decisions:object=None, # to honour, as in `decisions.apply_decisions`; dropped clips are left out
 )->pd.DataFrame: # the index, a row a clip, plus measured values, a column a finding (FINDINGS), and `findings`
     """What is wrong with which clip. Never stops on a clip; `CorpusError` when the corpus folder is gone, or goes
-    while the audit is at it."""
+    while the audit is at it. With decisions it is the decided corpus that is judged: the column `decision` tells what
+    was decided, and a clip that was kept is not accused; `kept_findings` says of what it would be."""
     if not isinstance(index, pd.DataFrame): index = index_of(index)
     _check_folder(index)
     index = index.drop(columns=[name for name in _MEASURED_COLUMNS if name in index])
+    if decisions is not None:
+        from kwspot.decisions import apply_decisions
+        index = apply_decisions(index, decisions, mark=True)
     measured = _measure(index, n_workers, processes=processes, progress=progress, cluster=cluster)
     return judge(measured, n_samples=n_samples, sample_rate=sample_rate, limits=limits)
 
 # %% ../nbs/20_anomaly.ipynb #2b843634
 _MEASURED_COLUMNS = [*_FILE_COLUMNS, *Measures._fields, 'duration_s', 'near_copy', 'similarity', 'excess_samples',
                      'level_db', 'word_offset_s',
-                     'duplicate_of', 'near_duplicate_of', 'n_speaker_splits', 'name_form', 'findings', *FINDINGS]
+                     'duplicate_of', 'near_duplicate_of', 'n_speaker_splits', 'name_form', 'decision', 'kept_findings', 'findings',
+                     *FINDINGS]
 
 def _check_folder(index):
     "`CorpusError` when the folder of the corpus is not there."

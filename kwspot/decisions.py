@@ -9,10 +9,12 @@ __all__ = ['ACTIONS', 'trim_span', 'check_decision', 'read_decisions', 'save_dec
 # %% ../nbs/22_decisions.ipynb #3b295535
 import csv
 import hashlib
+import io
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -60,27 +62,32 @@ def _rows_of(path):
         raise CorpusError(f'{path}: is no text; a decisions file is CSV with the columns {columns}') from None
     except OSError as error:
         raise CorpusError(f'{path}: cannot be read ({(error.strerror or str(error)).lower()})') from None
-    try: lines = list(csv.reader(text.splitlines(), strict=True,
-                                 delimiter=';' if text.startswith('clip;') else ','))
+    reader, lines, number = csv.reader(io.StringIO(text, newline=''), strict=True,
+                                       delimiter=';' if text.startswith('clip;') else ','), [], 1
+    try:
+        for line in reader: # a note may go on for several lines
+            lines.append((number, line))
+            number = reader.line_num + 1
     except csv.Error as error: raise CorpusError(f'{path}: is no CSV ({error})') from None
-    header = [name.strip().lower() for name in lines[0]] if lines else []
+    header = [name.strip().lower() for name in lines[0][1]] if lines else []
     missing = [name for name in _COLUMNS[:2] if name not in header]
     if missing: raise CorpusError(f'{path}: has no column {missing[0]!r}; the first line is {",".join(_COLUMNS)}')
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines[1:]:
         if any(cell.strip() for cell in line): yield number, dict(zip(header, [cell.strip() for cell in line]))
 
 # %% ../nbs/22_decisions.ipynb #f1b8a9b2
 def read_decisions(
-    path:str|os.PathLike, # the CSV file
+    path:str|os.PathLike|Sequence[str|os.PathLike], # the CSV file, or several: the later ones have the last word
 )->pd.DataFrame: # clip, action, value, note; a row a clip, the last of several
     "The decisions in a file. `CorpusError` in one line, with the number of the line, for what makes no sense."
-    found = {}
-    for number, row in _rows_of(path):
-        row = {name: row.get(name) or '' for name in _COLUMNS}
-        try: check_decision(row['clip'], row['action'], row['value'])
-        except CorpusError as error: raise CorpusError(f'{path}, line {number}: {error}') from None
-        found.pop(row['clip'], None)
-        found[row['clip']] = row
+    found: dict = {}
+    for one in [path] if isinstance(path, (str, os.PathLike)) else path:
+        for number, row in _rows_of(one):
+            row = {name: row.get(name) or '' for name in _COLUMNS}
+            try: check_decision(row['clip'], row['action'], row['value'])
+            except CorpusError as error: raise CorpusError(f'{one}, line {number}: {error}') from None
+            found.pop(row['clip'], None)
+            found[row['clip']] = row
     return pd.DataFrame(list(found.values()), columns=_COLUMNS, dtype='str')
 
 # %% ../nbs/22_decisions.ipynb #6bdf1e6f
@@ -99,12 +106,15 @@ def save_decisions(
     path:str|os.PathLike, # the CSV file; made where it is missing
     decisions:pd.DataFrame|list[dict], # rows with clip, action, perhaps value and note; an empty action takes back
 )->pd.DataFrame: # all decisions that are in the file now
-    "Merge decisions into a file; others stay. `CorpusError` for what makes no sense: then nothing is written."
+    """Merge decisions into a file; others stay. `CorpusError` for what makes no sense, and for a file that would lie
+    among the clips: then nothing is written."""
     rows = decisions.to_dict('records') if isinstance(decisions, pd.DataFrame) else list(decisions)
     rows = [{name: '' if pd.isna(row.get(name)) else str(row[name]) for name in _COLUMNS} for row in rows]
     for row in rows:
         if row['action']: check_decision(row['clip'], row['action'], row['value'])
     path = Path(path)
+    for folder in path.absolute().parents[:2]: # beside the words, or in one of them
+        if any((folder / row['clip']).is_file() for row in rows): check_place(path, corpus=folder)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with in_turn(path.with_name(f'.{path.name}.lock'), patience=20): return _merge(path, rows)
@@ -154,10 +164,11 @@ def there_and_gone(
 # %% ../nbs/22_decisions.ipynb #92e974f6
 def apply_decisions(
     index:pd.DataFrame, # as `corpus.index` returns it, or an audit
-    decisions:pd.DataFrame|str|os.PathLike, # as `read_decisions` returns them, or their file
+    decisions:pd.DataFrame|str|os.PathLike|Sequence, # as `read_decisions` returns them, or their file, or several
     *,
     folder:str|os.PathLike|None=None, # where trimmed copies go; None: the user's cache folder
     strict:bool=False, # refuse decisions about clips that are not in the index
+    mark:bool=False, # add the column `decision`: what was decided about each clip, '' for nothing
 )->pd.DataFrame: # the index without dropped clips, with new words, and with the paths of trimmed copies
     """The corpus as it was decided; its folder stays as it is. `CorpusError` for what cannot be done, a warning
     for clips that are gone."""
@@ -173,6 +184,7 @@ def apply_decisions(
                 f'the first {gone["clip"].iloc[0]}')
         if strict: raise CorpusError(f'{told}; remove them from the file')
         warnings.warn(f'{told}; they are left out', stacklevel=2)
+    if mark: table['decision'] = names.map(dict(zip(there['clip'], there['action']))).fillna('').astype('str')
     for one in there[there['action'] == 'relabel'].itertuples(): table.loc[rows[one.clip], 'word'] = one.value
     for one in there[there['action'] == 'trim'].itertuples():
         row = rows[one.clip]
@@ -188,7 +200,7 @@ def apply_decisions(
 # %% ../nbs/22_decisions.ipynb #92325cb3
 def decided_index(
     corpus:str|Path|pd.DataFrame, # a corpus folder, or an index
-    decisions:pd.DataFrame|str|os.PathLike, # as `read_decisions` returns them, or their file
+    decisions:pd.DataFrame|str|os.PathLike|Sequence, # as `apply_decisions` takes them
     *,
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
 )->pd.DataFrame: # the index, as it was decided
@@ -200,18 +212,18 @@ def decided_index(
     return apply_decisions(corpus, decisions)
 
 def decisions_mark(
-    decisions:pd.DataFrame|str|os.PathLike|None, # as `read_decisions` returns them, or their file
+    decisions:pd.DataFrame|str|os.PathLike|Sequence|None, # as `apply_decisions` takes them
 )->str|None: # None for None
     "How many decisions there are, and a checksum that tells them from others."
     if decisions is None: return None
-    table: Any = read_decisions(decisions) if isinstance(decisions, (str, os.PathLike)) else decisions
+    table: Any = decisions if isinstance(decisions, pd.DataFrame) else read_decisions(decisions)
     rows = sorted('\t'.join(row) for row in table[_COLUMNS[:3]].astype(str).to_numpy().tolist())
     return f'{len(rows)} decisions, checksum {abs(hash_text(chr(10).join(rows))):016x}'
 
 # %% ../nbs/22_decisions.ipynb #6dfe6c89
 def write_clean(
     index:pd.DataFrame, # of a corpus
-    decisions:pd.DataFrame|str|os.PathLike, # as `read_decisions` returns them, or their file
+    decisions:pd.DataFrame|str|os.PathLike|Sequence, # as `apply_decisions` takes them
     out:str|os.PathLike, # the new corpus; must be missing or empty
     *,
     progress:bool|None=None, # a progress bar on stderr; None: only where that is a terminal
@@ -228,6 +240,7 @@ def write_clean(
         rows = [(_copy(row, part), row.word, row.split)
                 for row in track(list(table.itertuples()), label='copy', progress=progress)]
         shutil.rmtree(part / '.trimmed', ignore_errors=True)
+        _copy_papers(index.attrs.get('folder'), part)
         for split, name in (('test', 'testing_list.txt'), ('valid', 'validation_list.txt')):
             listed = [f'{word}/{Path(path).name}\n' for path, word, side in rows if side == split and word != NOISE]
             (part / name).write_text(''.join(listed), encoding='utf-8')
@@ -237,6 +250,14 @@ def write_clean(
     return pd.DataFrame(rows, columns=['path', 'word', 'split'])
 
 # %% ../nbs/22_decisions.ipynb #0d0cd9ec
+_PAPERS = re.compile(r'(licen[cs]e|copying|notice|readme|authors|citation|attribution)s?(\W.*)?', re.IGNORECASE)
+
+def _copy_papers(folder, part):
+    "Copy the licence and what else says whose the recordings are, where the corpus is a folder on the disk."
+    if not folder or not os.path.isdir(folder): return
+    for path in sorted(Path(folder).iterdir()):
+        if _PAPERS.fullmatch(path.name) and path.is_file(): shutil.copyfile(path, part / path.name)
+
 def _copy(row, part):
     "Copy one clip under its word; the path of the copy."
     folder = part / row.word
@@ -250,7 +271,10 @@ def _copy(row, part):
     try:
         if is_elsewhere(row.path): target.write_bytes(open_bytes(row.path))
         else: shutil.copyfile(row.path, target)
-    except FileNotFoundError: raise CorpusError(f'{row.path}: is gone; index the corpus anew') from None
+    except FileNotFoundError:
+        if not os.path.islink(row.path): raise CorpusError(f'{row.path}: is gone; index the corpus anew') from None
+        raise CorpusError(f'{row.path}: is a link to {os.readlink(row.path)}, which is not there; mend or remove the '
+                          'link, or decide to drop the clip') from None
     except OSError as error: # a full disk is about the copy, and not about the clip that is named first
         raise OSError(error.errno, error.strerror, error.filename2 or error.filename) from None
     return str(target)
