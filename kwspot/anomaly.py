@@ -641,8 +641,8 @@ def audit(
 # %% ../nbs/20_anomaly.ipynb #2b843634
 _MEASURED_COLUMNS = [*_FILE_COLUMNS, *Measures._fields, 'duration_s', 'near_copy', 'similarity', 'excess_samples',
                      'level_db', 'word_offset_s',
-                     'duplicate_of', 'near_duplicate_of', 'n_speaker_splits', 'name_form', 'decision', 'kept_findings', 'findings',
-                     *FINDINGS]
+                     'duplicate_of', 'near_duplicate_of', 'n_speaker_splits', 'name_form', 'decision',
+                     'kept_findings', 'findings', *FINDINGS]
 
 def _check_folder(index):
     "`CorpusError` when the folder of the corpus is not there."

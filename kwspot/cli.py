@@ -62,9 +62,11 @@ Seed = Annotated[int, typer.Option('--seed', min=0, metavar='N',
 SpeakerPattern = Annotated[str | None, typer.Option('--speaker-pattern', metavar='REGEX',
                            help='Where the file name holds the speaker: group 1 of this regular expression. '
                            'Without it: the text before _nohash_ or _NO_.')]
-Decisions = Annotated[Path | None, typer.Option('--decisions', metavar='FILE',
+Decisions = Annotated[list[Path] | None, typer.Option('--decisions', metavar='FILE', resolve_path=True,
+                      show_default=False,
                       help='A CSV file of decisions about clips (keep, drop, relabel, trim) to honour; '
-                      'the corpus stays as it is.')]
+                      'may be repeated: of two decisions about a clip, that of the later file holds. '
+                      'The corpus stays as it is.')]
 
 # %% ../nbs/80_cli.ipynb #14519aa9
 def _use_cluster(context:typer.Context, # of the command
@@ -93,7 +95,7 @@ def _on_disk(place:Path|None, # where something is to be written
 
 def _opened(folder:str, # a corpus, or a pack
             speaker_pattern:str|None, # where the name holds the speaker
-            decisions:Path|None, # to honour
+            decisions:list[Path]|None, # to honour
             )->object: # DataFrame, the index; preprocessing.Packed, where the folder holds a pack
     "A corpus as evaluation takes it."
     from kwspot import corpus, preprocessing
@@ -101,8 +103,8 @@ def _opened(folder:str, # a corpus, or a pack
     packed = preprocessing.opened(folder)
     if packed is folder:
         index = corpus.index(folder, speaker_pattern=speaker_pattern)
-        return index if decisions is None else apply_decisions(index, decisions)
-    if speaker_pattern is None and decisions is None: return packed
+        return apply_decisions(index, decisions) if decisions else index
+    if speaker_pattern is None and not decisions: return packed
     raise corpus.CorpusError(f'{folder}: is packed; give --speaker-pattern and --decisions to the command that '
                              'packs')
 
@@ -229,14 +231,15 @@ def audit(folder:CorpusFolder, # the corpus
                         help='Write one row a clip (.parquet, .csv; with / at the end, a folder of Parquet in '
                         'parts), or a page with charts and players (.html); with --apply the folder of the '
                         'cleaned copy.')]=None,
-          apply:Annotated[Path|None, typer.Option('--apply', metavar='DECISIONS', # decisions
-                          help='A CSV file of decisions: write a cleaned copy to --out instead of auditing.')]=None,
+          apply:Annotated[list[Path]|None, typer.Option('--apply', metavar='DECISIONS', # decisions
+                          help='A CSV file of decisions: write a cleaned copy to --out instead of auditing; may be '
+                          'repeated, as --decisions.', show_default=False)]=None,
+          decisions:Decisions=None, # to honour
           labels:Annotated[bool, typer.Option('--labels', # wrong labels
                            help='Judge the labels too: models are trained on two thirds of the speakers and asked '
                            'about the others. Minutes for thousands of clips.')]=False,
           label_model:Annotated[str, typer.Option('--label-model', metavar='NAME', # judge
-                                help='Who judges them: an architecture, or ridge, '
-                                'a rough judge in seconds.')]='kwspot-s',
+                                help='Who judges them: an architecture, or, roughly, ridge.')]='kwspot-s',
           seconds:Annotated[float|None, typer.Option('--seconds', metavar='S', min=.05, # right length
                             help='The length that is right; 1 where nothing is said.', show_default=False)]=None,
           limit:Annotated[list[str]|None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
@@ -249,7 +252,8 @@ def audit(folder:CorpusFolder, # the corpus
     "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
     from kwspot import corpus
     from kwspot.storage import is_url
-    if apply is not None:
+    if apply:
+        _check_alone(labels=labels, seconds=seconds, limit=limit, decisions=decisions)
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
@@ -259,12 +263,15 @@ def audit(folder:CorpusFolder, # the corpus
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
     if labels: _check_judge(label_model)
-    table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index)), []
+    table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index),
+                                    decisions=decisions or None), []
+    index = table[list(index.columns)] # as it was decided
     if labels: table, doubtful = _judge_labels(table, index, label_model, limits)
     summary, checks = anomaly.audit_summary(table), anomaly.corpus_checks(index)
     if out is not None: _write_audit(table, out)
     result = dict(_corpus_facts(folder, index), findings=summary.to_dict('records'),
                   checks=checks.to_dict('records'), out=None if out is None else str(out),
+                  **(dict(n_kept=int((table['kept_findings'] != '').sum())) if decisions else {}),
                   **(dict(labels=doubtful) if labels else {}))
     _show(json.loads(json.dumps(result, default=_plain)), as_json, _say_audit)
 
@@ -313,8 +320,16 @@ def _write_audit(table, # the audit
     with writing(out) as part: write_findings(table, part)
 
 # %% ../nbs/80_cli.ipynb #1efaf858
+def _check_alone(**options)->None: # what the user gave besides --apply
+    "One line for options that say how to audit, where nothing is audited."
+    given = [f'--{name}' for name, value in options.items() if value]
+    if given:
+        raise typer.BadParameter(f'writes a cleaned copy and audits nothing; leave out {" and ".join(given)}',
+                                 param_hint='--apply')
+
+
 def _apply(folder:str, # the corpus
-           decisions:Path, # a CSV file
+           decisions:list[Path], # CSV files
            out:Path|None, # where the cleaned copy goes
            speaker_pattern, # where the name holds the speaker
            as_json:bool, # the user's choice
@@ -354,6 +369,7 @@ def _say_audit(result:dict, # what `audit --json` prints
             for f in result['findings'] if f['n_clips']]
     if rows: _table('', ['finding', 'clips', '%', 'for example'], rows)
     else: print('Nothing found.')
+    if result.get('n_kept'): print(f"Kept as decided, and not accused: {result['n_kept']:,}")
     doubtful = [(c['clip'], c['likely_word'], f"{c['label_score']:.3f}", c['doubted_by'])
                 for c in result.get('labels', []) if c['doubted_by']]
     if doubtful: _table('', ['label in doubt', 'likely', 'score', 'doubted by'], doubtful)
@@ -425,7 +441,7 @@ def train(folder:CorpusFolder, # the corpus
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
     chosen = training.choose_recipe(recipe, learning_rate=learning_rate, batch_size=batch_size)
-    how: dict = dict(task=task, model=model, recipe=chosen, epochs=epochs, start=start, decisions=decisions,
+    how: dict = dict(task=task, model=model, recipe=chosen, epochs=epochs, start=start, decisions=decisions or None,
                      speaker_pattern=speaker_pattern, progress=None if sys.stderr.isatty() else 60.)
     with _kept(out):
         if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
