@@ -493,6 +493,18 @@ def _say_run(facts:dict, # what `train --json` prints
                       if isinstance(value, float))
     print(f"{facts['run']}: {facts['model']} for {len(facts['labels'])} classes; {shown}")
 
+# %% ../nbs/80_cli.ipynb #5fd551da
+def _tell_files(run:Path, # run folder
+                facts:dict, # what was fitted to it just now
+                )->dict: # the same
+    "Write the card anew, and say which exported files do not know what was fitted."
+    from kwspot.card import write_card
+    if late := write_card(run):
+        print(f'kwspot: note: {run}: its files {", ".join(late)} were written before this and do not know it; run '
+              'kwspot export again', file=sys.stderr)
+    return facts
+
+
 # %% ../nbs/80_cli.ipynb #34e735a7
 @app.command()
 def evaluate(run:RunFolder, # what to judge
@@ -532,7 +544,7 @@ def evaluate(run:RunFolder, # what to judge
         raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
     for place in filter(None, (report, tables)):
         corpus.check_place(place, folder=place == tables, corpus=getattr(index, 'attrs', {}).get('folder'))
-    if calibrate: operating.calibrate_run(loaded, index, seed=seed)
+    if calibrate: _tell_files(run, operating.calibrate_run(loaded, index, seed=seed))
     findings = reports.measure(loaded, index, split=split, seed=seed)
     if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
     if against is not None: findings.scores['comparison'] = _compare(against, loaded, index, split, seed)
@@ -719,7 +731,7 @@ def _fit_stream(run:Path, # run folder
     packed = training.packed_corpus(folder)
     facts = streaming.fit_threshold(run, packed, words=words, hours=hours,
                                     false_accepts_per_hour=per_hour)
-    return dict(facts, run=str(run))
+    return dict(_tell_files(run, facts), run=str(run))
 
 # %% ../nbs/80_cli.ipynb #46abbc48
 def _say_fit(facts:dict, # what `stream --fit --json` prints

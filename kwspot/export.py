@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'AGREEMENT', 'proof_corpus', 'training_clips', 'odd_clips', 'compare', 'latency', 'processor',
-           'objection', 'Proof', 'make_proof', 'judge', 'step_figures', 'new_place', 'write_proved', 'about_proof',
-           'record', 'export', 'bars', 'plot_exports']
+           'objection', 'Proof', 'make_proof', 'judge', 'step_figures', 'new_place', 'write_proved', 'training_corpus',
+           'fingerprint_for', 'n_heard', 'about_proof', 'record', 'export', 'bars', 'plot_exports']
 
 # %% ../nbs/71_export.ipynb #7d26200e
 import contextlib
@@ -21,10 +21,11 @@ import numpy as np
 from .clip import (  # noqa: F401
     about_recording, as_clip, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, read_whole,
     sixteen_bits, waveform_batches)
-from .exported import (  # noqa: F401
-    RUNNERS, Exported, at_temperature, c_facts, calibrated, content_of, export_of, facts_of, find_exported,
-    is_c, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras, run_litert, run_onnx,
-    run_savedmodel, savedmodel_facts, steps_function, stored_temperature, temperature_of)
+from kwspot.exported import (  # noqa: F401
+    RUNNERS, Exported, at_temperature, c_facts, calibrated, check_fresh, content_of, export_of, facts_of,
+    find_exported, is_c, known_of, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras,
+    run_litert, run_onnx, run_savedmodel, savedmodel_facts, steps_function, stored_temperature, temperature_of,
+    thresholds_of)
 from .formats import (  # noqa: F401
     C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, ONNX_SEAL, ROUNDED, WRITERS, Source, c_step_numbers,
     c_text, check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
@@ -221,6 +222,37 @@ def write_proved(
     return {'file': str(place), 'bytes': size, **figures}
 
 # %% ../nbs/71_export.ipynb #2ef8e542
+def training_corpus(
+    run:Any, # training.Run
+)->Any|None: # preprocessing.Packed
+    "The packed corpus that the run was trained from; None where it is gone, or is another by now."
+    from kwspot import preprocessing
+    with contextlib.suppress(ValueError, KeyError, OSError):
+        packed = preprocessing.open_pack(run.info['corpus']['packed'])
+        if fingerprint_for(run, packed) == run.info['corpus']['fingerprint']: return packed
+    return None
+
+
+def fingerprint_for(
+    run:Any, # training.Run
+    packed:Any, # preprocessing.Packed
+)->str:
+    "The fingerprint that `run.json` would have of a corpus."
+    from kwspot import evaluation, lessons
+    return lessons.make_lesson(packed, evaluation.run_task(run)).fingerprint
+
+
+def n_heard(
+    known:Any|None, # preprocessing.Packed that the run was trained from
+    table:Any, # pandas.DataFrame with the speakers of a proof
+)->int|None:
+    "How many speakers of a proof have the name of one whom the training heard; None where there is nothing to compare."
+    if known is None: return None
+    rows = known.clips[known.clips['ok'] & (known.clips['split'] == 'train')]
+    heard, asked = set(rows['speaker']) - {''}, set(table['speaker']) - {''}
+    return len(heard & asked) if heard and asked else None
+
+
 def about_proof(
     run:Any, # training.Run
     proof:Proof, # on which the exports were judged
@@ -228,15 +260,18 @@ def about_proof(
     "What the card says about the data and the scores, ready for run.json."
     from kwspot import evaluation
     from kwspot.card import about_corpus
-    clips = proof.packed.clips[proof.packed.clips['ok']]
     targets = np.array([run.labels.index(label) for label in proof.truth])
     scores = evaluation.score(proof.expected, targets, run.labels, proof.table['speaker'].to_numpy(dtype=object))
     told = ('accuracy', 'accuracy_ci95', 'macro_f1', 'macro_f1_ci95', 'majority_baseline', 'n_clips', 'n_speakers')
     heard = {label: row for label, row in scores['per_class'].items() if row['n']}
     weakest = dict(sorted(heard.items(), key=lambda item: item[1]['f1'])[:5])
+    known = training_corpus(run)
+    about = lambda packed: {**about_corpus(packed.clips[packed.clips['ok']]),
+                            'fingerprint': fingerprint_for(run, packed)}
     return {'split': proof.split, **{name: scores[name] for name in told}, 'weakest': weakest,
-            'corpus': about_corpus(clips),
-            'processor': processor()}
+            'n_heard_speakers': n_heard(known, proof.table), 'corpus': about(proof.packed),
+            'training': about(known) if known else None, 'processor': processor()}
+
 
 # %% ../nbs/71_export.ipynb #6c834377
 def record(
@@ -244,19 +279,19 @@ def record(
     format:str, # in `FORMATS`
     figures:Mapping, # of `write_proved`
     proof:Mapping, # of `about_proof`
-    mark:str, # of the model
+    facts:Mapping, # in the file: the mark of the model, and what `known_of` says
 )->None:
-    "Put the figures of an export into run.json and the card."
+    """Put the figures of an export into run.json and the card, with the clips and the processor that they are of: other
+    formats may have been proved elsewhere."""
     from kwspot import training
-    from kwspot.card import CARD, model_card
-    from kwspot.corpus import atomic_write
-    info = training.read_info(folder)
+    from kwspot.card import write_card
+    info, mark = training.read_info(folder), facts['mark']
     present = {name: row for name, row in info.get('exports', {}).items() if row.get('mark') == mark}
-    row = {**figures, 'file': f'export/{FORMATS[format]}', 'mark': mark}
-    info = {**info, 'exports': {**present, format: row}, 'proof': proof}
-    training.write_json(folder / 'run.json', info)
-    with atomic_write(folder / CARD) as temporary:
-        temporary.write_text(model_card(info), encoding='utf-8', newline='\n')
+    where = {**{name: proof['corpus'][name] for name in ('name', 'fingerprint')}, 'processor': proof['processor']}
+    row = {**figures, 'file': f'export/{FORMATS[format]}', 'mark': mark, 'proved_on': where,
+           'knows': {name: facts[name] for name in ('temperature', 'thresholds') if name in facts}}
+    training.write_json(folder / 'run.json', {**info, 'exports': {**present, format: row}, 'proof': proof})
+    write_card(folder)
 
 # %% ../nbs/71_export.ipynb #b8e8ea8f
 def export(
@@ -283,7 +318,7 @@ def export(
     figures = {}
     for name in formats:
         figures[name] = write_proved(name, source, proof, run.folder / 'export')
-        record(run.folder, name, figures[name], told, facts['mark'])
+        record(run.folder, name, figures[name], told, facts)
     return figures
 
 # %% ../nbs/71_export.ipynb #a90756b9

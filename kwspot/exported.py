@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUNNERS', 'Exported', 'litert_function', 'run_litert', 'steps_function', 'c_facts', 'is_c', 'facts_of', 'content_of',
            'run_c', 'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel', 'model_mark',
-           'export_of', 'find_exported', 'stored_temperature', 'load_exported', 'temperature_of', 'at_temperature',
-           'calibrated']
+           'export_of', 'find_exported', 'stored_temperature', 'thresholds_of', 'known_of', 'check_fresh',
+           'load_exported', 'temperature_of', 'at_temperature', 'calibrated']
 
 # %% ../nbs/69_exported.ipynb #1fb933f9
 import contextlib
@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,6 +257,42 @@ def stored_temperature(
     except (OSError, ValueError, KeyError, TypeError): return None
 
 
+def thresholds_of(
+    path:Path, # a run folder, or anything that `export` wrote
+)->dict[str, float]: # words, separated by commas ('': all) -> threshold
+    "The thresholds for streams that go with a run as it is, or with an exported file."
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        if (path / 'run.json').is_file():
+            kept, mark = json.loads((path / 'run.json').read_text(encoding='utf-8'))['stream'], model_mark(path)
+            now = stored_temperature(path) or 1.
+            return {words: float(row['threshold']) for words, row in kept.items()
+                    if row['mark'] == mark and abs(row.get('temperature', 1.) - now) < 1e-6 * now}
+        place, kind = find_exported(path)
+        return {words: float(value) for words, value in RUNNERS[kind][0](place)['thresholds'].items()}
+    return {}
+
+
+def known_of(
+    folder:Path, # a run folder
+)->dict: # thresholds, and the temperature if one was fitted
+    "What was fitted to a run after its training, and what its files must know."
+    stored = stored_temperature(folder)
+    return {**({'temperature': stored} if stored else {}), 'thresholds': thresholds_of(folder)}
+
+
+def check_fresh(
+    file:Path, # or folder, that `export` wrote
+    facts:Mapping, # that came with it
+)->None:
+    "Warn of a file that lies in its run's folder and was written before the run's temperature was fitted."
+    run = file.parent.parent
+    stored = stored_temperature(run)
+    if stored in (None, facts.get('temperature')) or facts.get('mark') != model_mark(run): return
+    warnings.warn(f'{file}: was written before the temperature {stored:.3f} was fitted to its run, and gives other '
+                  'probabilities than the run; export it again', stacklevel=3)
+
+
+# %% ../nbs/69_exported.ipynb #2d74df33
 def load_exported(
     path:str|Path, # anything that `export` wrote, or a run folder with a LiteRT export
     *,
@@ -267,6 +304,7 @@ def load_exported(
     path, kind = find_exported(Path(path))
     read_facts, make_runner = RUNNERS[kind]
     facts = read_facts(path)
+    if not own_temperature: check_fresh(path, facts)
     try:
         runtime, run = make_runner(path, facts, n_threads)
         answer = run(np.zeros((1, facts['n_samples']), np.float32))
@@ -303,7 +341,7 @@ def at_temperature(
 # %% ../nbs/69_exported.ipynb #147eea95
 def calibrated(
     run:Any, # training.Run
-)->dict: # with the temperature, if one was fitted
-    "What an exported file must know of the run's calibration."
-    facts = run.info.get('calibration')
-    return {'temperature': facts['temperature']} if facts else {}
+)->dict: # of `known_of`
+    "What an exported file must know of the run's calibration, and of the thresholds that were chosen for it."
+    return known_of(Path(run.folder))
+

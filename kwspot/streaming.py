@@ -24,10 +24,9 @@ from .chunks import Cutter, Levels, StreamError, as_chunk  # noqa: F401
 from .chunks import microphone, read_raw, read_recording  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
-from .exported import at_temperature, calibrated, content_of, facts_of, is_c, load_exported, model_mark
-from .exported import stored_temperature, temperature_of
-from .formats import FORMATS
-from .modelfile import attached_facts
+from .exported import at_temperature, calibrated, check_fresh, content_of, export_of, facts_of, is_c
+from .exported import load_exported, model_mark, stored_temperature, temperature_of, thresholds_of
+from .modelfile import HasFacts, attached_facts
 from .quiet_tensorflow import quiet
 
 # %% ../nbs/70_streaming.ipynb #1c67ebdf
@@ -132,7 +131,9 @@ def litert_steps(
     except (ValueError, RuntimeError, KeyError):
         raise StreamError(f'{file}: cannot be run in steps; export it again') from None
     ours = tuple(facts['labels']), facts['sample_rate'], facts['n_samples'], steps
-    return Steps(*ours, litert_advance(interpreter, *places), facts.get('temperature', 1.))
+    holder = HasFacts()
+    holder.info = facts
+    return Steps(*ours, litert_advance(interpreter, *places), temperature_of(holder))
 
 # %% ../nbs/70_streaming.ipynb #1744377b
 def litert_advance(
@@ -191,22 +192,23 @@ def open_listener(
 def _load(path):
     """Steps, an exported model or a run: what is quickest to start. Exports that an earlier state of a run left
     behind do not count."""
-    if path.is_file() or not (path / 'run.json').is_file():
-        return _load_file(path) if path.suffix == '.tflite' or is_c(path) else load_exported(path)
-    for name in (STREAM_FILE, FORMATS['litert']):
-        file = path / 'export' / name
-        if file.is_file() and attached_facts(file).get('mark') in (model_mark(path), None):
-            return _load_file(file, stored_temperature(path))
+    if path.is_file() or not (path / 'run.json').is_file(): return _load_file(path)
+    steps, temperature = path / 'export' / STREAM_FILE, stored_temperature(path)
+    if steps.is_file() and attached_facts(steps).get('mark') in (model_mark(path), None):
+        model = load_steps(steps)
+        return replace(model, temperature=temperature) if temperature else model
+    if export_of(path): return load_exported(path)
     from kwspot.training import load_run
     return load_run(path)
 
 
-def _load_file(file, temperature=None):
-    "Steps or an exported model from a LiteRT file, with another temperature than its own if one is given."
-    model = load_steps(file) if file.exists() and 'steps' in facts_of(file) else load_exported(file)
-    if not temperature: return model
-    if isinstance(model, Steps): return replace(model, temperature=temperature)
-    return replace(model, info={**model.info, 'temperature': temperature})
+def _load_file(file):
+    "Steps or an exported model from a file, or from a folder with one."
+    facts = facts_of(file) if is_c(file) or file.suffix == '.tflite' and file.is_file() else {}
+    if 'steps' not in facts: return load_exported(file)
+    check_fresh(file, facts)
+    return load_steps(file)
+
 
 # %% ../nbs/70_streaming.ipynb #a674a48a
 def export_stream(
@@ -476,14 +478,15 @@ def _words_key(words):
 
 # %% ../nbs/70_streaming.ipynb #db2b7bdb
 def stored_threshold(
-    folder:str|Path, # of a run, or anything else
+    path:str|Path, # a run folder, an exported file, or anything else
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
     *,
-    temperature:float|None=None, # of the listener; None: what is stored with the run
+    temperature:float|None=None, # of a run's listener; None: what is stored with the run
 )->float|None:
-    """The threshold that `fit_threshold` kept for these words and the run as it is; None where there is none, and,
-    with a warning, where it was chosen at another temperature."""
-    folder = Path(folder)
+    """The threshold that `fit_threshold` kept for these words and the run as it is, or had kept when the file was
+    written; None where there is none, and, with a warning, where it was chosen at another temperature."""
+    folder = Path(path)
+    if not (folder / 'run.json').is_file(): return thresholds_of(folder).get(_words_key(words))
     try:
         facts = json.loads((folder / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
         if facts['mark'] != model_mark(folder): return None
