@@ -268,7 +268,7 @@ def audit(folder:CorpusFolder, # the corpus
     index = table[list(index.columns)] # as it was decided
     if labels: table, doubtful = _judge_labels(table, index, label_model, limits)
     summary, checks = anomaly.audit_summary(table), anomaly.corpus_checks(index)
-    if out is not None: _write_audit(table, out)
+    if out is not None: _write_audit(table, out, limits)
     result = dict(_corpus_facts(folder, index), findings=summary.to_dict('records'),
                   checks=checks.to_dict('records'), out=None if out is None else str(out),
                   **(dict(n_kept=int((table['kept_findings'] != '').sum())) if decisions else {}),
@@ -308,6 +308,7 @@ def _judge_labels(table, # the audit
 # %% ../nbs/80_cli.ipynb #111b04bf
 def _write_audit(table, # the audit
                  out:str, # a file, a URL, or a folder with / at the end
+                 limits, # it was judged by
                  )->None:
     "Write an audit to wherever it shall go, whole or not at all."
     from kwspot.review import write_findings
@@ -316,8 +317,8 @@ def _write_audit(table, # the audit
     if out.endswith('/'):
         write_table(table, out)
         return
-    if not is_url(out): return write_findings(table, out)
-    with writing(out) as part: write_findings(table, part)
+    if not is_url(out): return write_findings(table, out, limits=limits)
+    with writing(out) as part: write_findings(table, part, limits=limits)
 
 # %% ../nbs/80_cli.ipynb #1efaf858
 def _check_alone(**options)->None: # what the user gave besides --apply
@@ -849,7 +850,7 @@ def run_demo(out:Path, # a folder; what an earlier demo left there is used again
                                  f'asked for; say --clips {n_there} or name another --out')
     say('auditing every clip')
     table = anomaly.audit(index)
-    _write_audit(table, str(out / 'audit.csv'))
+    _write_audit(table, str(out / 'audit.csv'), anomaly.Limits())
     found = anomaly.audit_summary(table)
     findings = {f['finding']: int(f['n_clips']) for f in found.to_dict('records') if f['n_clips']}
     say('training on the training speakers')
