@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .anomaly import CORPUS_CHECKS, FINDINGS, Limits, audit_summary, class_balance, clip_names, corpus_checks
-from .corpus import NOISE, CorpusError, atomic_write, read_clip_rate
-from .decisions import ACTIONS, check_decision, read_decisions, save_decisions
+from .corpus import NOISE, CorpusError, atomic_write, check_place, read_clip_rate
+from .decisions import ACTIONS, check_decision, read_decisions, save_decisions, trim_span
 from .exploration import log_specgram, wav_bytes
 
 # %% ../nbs/23_review.ipynb #edb9e90c
@@ -155,37 +155,74 @@ audio{width:100%;height:34px}.gone{color:#B33A00}input,select,button{font:inheri
 #bar{position:sticky;top:0;background:#fff;padding:.5em 0;border-bottom:1px solid #ccc}'''
 
 # %% ../nbs/23_review.ipynb #ffea25c9
-_SCRIPT = '''const chosen = new Map();
-function tell() { document.getElementById('count').textContent = chosen.size; }
-document.addEventListener('change', event => {
+_SCRIPT = r'''const chosen = new Map(), byId = id => document.getElementById(id);
+const cardsOf = clip => [...document.querySelectorAll('[data-clip]')].filter(card => card.dataset.clip === clip);
+function wrong(card, action, value) {
+  const clip = card.dataset.clip, unfit = /[\x00-\x1f\x85\u2028\u2029]/;
+  if (!action) return '';
+  if (clip.trim() !== clip || !/^[^/\\]+\/[^/\\]+$/.test(clip) || unfit.test(clip))
+    return 'no file of decisions can hold this name';
+  if (action === 'relabel')
+    return !value || unfit.test(value) || /^\.|[/\\:*?"<>|]/.test(value) ? 'write the right word' : '';
+  if (action !== 'trim') return '';
+  const span = /^(\d+(?:\.\d*)?)\s*-\s*(\d+(?:\.\d*)?)$/.exec(value), seconds = Number(card.dataset.seconds);
+  if (!span || Number(span[2]) <= Number(span[1])) return 'write the seconds that stay, as in 0.10-0.95';
+  return Math.min(span[2], seconds) - span[1] < .01 ? `nothing stays: the clip lasts ${seconds.toFixed(2)} s` : '';
+}
+function unfinished() {
+  return [...chosen].filter(([clip, [action, value]]) => wrong(cardsOf(clip)[0], action, value.trim()));
+}
+function tell() {
+  const n = unfinished().length;
+  byId('count').textContent = chosen.size - n;
+  byId('unfinished').textContent = n ? `, and ${n} that cannot be saved yet: see the red words` : '';
+}
+document.addEventListener('input', event => {
   const card = event.target.closest('[data-clip]'); if (!card) return;
-  const action = card.querySelector('select').value, value = card.querySelector('input').value;
-  card.querySelector('input').hidden = !['relabel', 'trim'].includes(action);
-  card.querySelector('input').placeholder = action === 'trim' ? 'seconds that stay: 0.10-0.95' : 'the right word';
-  if (action) chosen.set(card.dataset.clip, [action, value]); else chosen.delete(card.dataset.clip);
+  const clip = card.dataset.clip, action = card.querySelector('select').value;
+  let value = card.querySelector('input').value;
+  if (event.target.matches('select')) value = action === 'relabel' ? card.dataset.likely : '';
+  if (action) chosen.set(clip, [action, value]); else chosen.delete(clip);
+  for (const one of cardsOf(clip)) {
+    const box = one.querySelector('input');
+    one.querySelector('select').value = action;
+    if (box.value !== value) box.value = value;
+    box.hidden = !['relabel', 'trim'].includes(action);
+    box.placeholder = action === 'trim' ? 'seconds that stay: 0.10-0.95' : 'the right word';
+    one.querySelector('[role=alert]').textContent = wrong(one, action, value.trim());
+  }
   tell();
 });
-const quote = text => /[",\\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
-document.getElementById('save').onclick = () => {
-  const lines = [...chosen].map(([clip, [action, value]]) => [clip, action, value, ''].map(quote).join(','));
+'''
+
+# %% ../nbs/23_review.ipynb #30577651
+_SCRIPT += r'''const quote = text => /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+byId('save').onclick = () => {
+  const first = unfinished()[0];
+  if (first) {
+    const card = cardsOf(first[0])[0], box = card.querySelector('input');
+    card.scrollIntoView({block: 'center'}); (box.hidden ? card.querySelector('select') : box).focus();
+    return;
+  }
+  const lines = [...chosen].map(([clip, [action, value]]) => [clip, action, value.trim(), ''].map(quote).join(','));
   const link = document.createElement('a');
-  const text = 'clip,action,value,note\\n' + lines.join('\\n') + '\\n';
+  const text = 'clip,action,value,note\n' + lines.map(line => line + '\n').join('');
   link.href = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));
   link.download = 'decisions.csv'; link.click();
 };
-const rows = JSON.parse(document.getElementById('rows').textContent), body = document.getElementById('all');
+const rows = JSON.parse(byId('rows').textContent);
 function search() {
-  const wanted = document.getElementById('search').value.toLowerCase().split(/ +/).filter(Boolean);
+  const wanted = byId('search').value.toLowerCase().split(/ +/).filter(Boolean);
   const found = rows.filter(row => wanted.every(word => row.join(' ').toLowerCase().includes(word)));
   const more = found.length > 200 ? ', the first 200 are shown' : '';
-  document.getElementById('found').textContent = 'found: ' + found.length.toLocaleString() + more;
-  body.replaceChildren(...found.slice(0, 200).map(row => {
+  byId('found').textContent = 'found: ' + found.length.toLocaleString() + more;
+  byId('all').replaceChildren(...found.slice(0, 200).map(row => {
     const line = document.createElement('tr');
     row.forEach(cell => { const box = document.createElement('td'); box.textContent = cell; line.append(box); });
     return line;
   }));
 }
-document.getElementById('search').oninput = search; search(); tell();'''
+byId('search').oninput = search; search(); tell();'''
 
 # %% ../nbs/23_review.ipynb #3decda9d
 _LESS = 'short', 'quiet', 'faint', 'no_speech', 'noisy', 'band_limited' # the less was measured, the worse it is
@@ -252,7 +289,8 @@ def _card(clips, row, finding):
             f'data-seconds="{row["duration_s"]:.6f}"><b>{html.escape(row.name)}</b><br>'
             f'<small>{html.escape(said_of(clips, row, finding))} · {html.escape(row["findings"])}</small>'
             f'{clip_figure(row["path"])}{beside}'
-            f'<select aria-label="decision">{options}</select> <input hidden size="14" aria-label="value">'
+            f'<select aria-label="decision" autocomplete="off">{options}</select> '
+            f'<input hidden size="14" aria-label="value" autocomplete="off"> '
             f'<span class="gone" role="alert"></span></div>')
 
 # %% ../nbs/23_review.ipynb #db0f0d51
@@ -312,7 +350,8 @@ def findings_page(
 <title>{html.escape(title)}</title><style>{_CSS}</style></head><body><h1>{html.escape(title)}</h1>
 <p>{len(audited):,} recordings, {(audited['findings'] != '').sum():,} with a finding. A finding is a suspicion:
 listen before you drop.</p>
-<div id="bar"><button id="save">Save decisions.csv</button> <span id="count">0</span> decisions in this page;
+<div id="bar"><button id="save">Save decisions.csv</button> <span id="count">0</span>
+decisions in this page<span id="unfinished" class="gone"></span>;
 <code>kwspot audit CORPUS --apply decisions.csv --out CLEAN</code> honours them.</div>
 {_checks_table(audited)}{by_finding}
 {bars_svg(balance.index.tolist(), balance["n_clips"].tolist(), title="Clips of each word")}{sections}
@@ -327,10 +366,12 @@ def write_findings(
     path:str|os.PathLike, # .parquet, .csv or .html
     **options, # of `findings_page`
 )->None:
-    "Write the findings, one row a clip or a page, whole or not at all. `CorpusError` for another suffix."
+    """Write the findings, one row a clip or a page, whole or not at all. `CorpusError` for another suffix, and for a
+    place in the corpus."""
     path = Path(path)
     if path.suffix not in ('.parquet', '.csv', '.html'):
         raise CorpusError(f'{path}: ends neither in .parquet nor in .csv nor in .html')
+    check_place(path, corpus=audited.attrs.get('folder'))
     with atomic_write(path) as part:
         if path.suffix == '.html': part.write_text(findings_page(audited, **options), 'utf-8', 'replace')
         elif path.suffix == '.csv': audited.to_csv(part, index=False)
@@ -348,7 +389,7 @@ class Queue:
         unknown = set(findings or []) - set(FINDINGS)
         if unknown: raise CorpusError(f'no finding is called {sorted(unknown)[0]}; choose of {", ".join(FINDINGS)}')
         self.clips = audited.set_index(pd.Index(clip_names(audited), name='clip'))
-        self.path = Path(path)
+        self.path = check_place(path, corpus=audited.attrs.get('folder'))
         if self.path.exists(): read_decisions(self.path) # refuse nonsense now, not after the first decision
         self.ask(findings)
 
@@ -366,7 +407,7 @@ class Queue:
         done = self.decisions
         found = [worst_first(self.clips[self.clips[name]], name).index for name in findings or FINDINGS]
         self.queue = [clip for clip in dict.fromkeys(itertools.chain(*found)) if clip not in done]
-        self.place = 0
+        self.findings, self.place = list(findings or []), 0
 
     @property
     def clip(self)->str|None: # 'word/file name'; None at the end
@@ -397,17 +438,25 @@ class Reviewer(Queue):
         note:str='', # for whoever reads the file
     )->None:
         "Save a decision about the clip, and go on to the next."
-        if self.clip is None: raise CorpusError('the queue is at its end; there is nothing to decide')
-        check_decision(self.clip, action, value)
-        self.history.append((self.place, self.clip, self.decisions.get(self.clip)))
-        save_decisions(self.path, [dict(clip=self.clip, action=action, value=value, note=note)])
+        clip = self.clip
+        if clip is None: raise CorpusError('the queue is at its end; there is nothing to decide')
+        check_decision(clip, action, value)
+        seconds = self.clips.loc[[clip], 'duration_s'].iloc[0]
+        if action == 'trim' and trim_span(value)[0] >= seconds:
+            raise CorpusError(f'{clip}: lasts {seconds:.2f} s, nothing of it is within {value} s')
+        before = self.decisions.get(clip)
+        save_decisions(self.path, [dict(clip=clip, action=action, value=value, note=note)])
+        self.history.append((clip, before))
         self.place += 1
 
     def undo(self)->None:
         "Take the last decision back, and return to its clip."
         if not self.history: return
-        self.place, clip, before = self.history.pop()
+        clip, before = self.history[-1]
         save_decisions(self.path, [before or dict(clip=clip, action='')])
+        self.history.pop()
+        if clip not in self.queue: self.queue.insert(self.place, clip) # another queue was begun since
+        self.place = self.queue.index(clip)
 
 # %% ../nbs/23_review.ipynb #0cf7beac
 def clip_picture(
@@ -432,6 +481,19 @@ def clip_picture(
     return file.getvalue()
 
 # %% ../nbs/23_review.ipynb #30e288cd
+def _parts(widgets, reviewer):
+    "What the table is made of, by name."
+    words, own = sorted(set(reviewer.clips['word']) - {NOISE}), tuple(reviewer.findings)
+    shown = [('all findings', ()), *((name, (name,)) for name in FINDINGS)]
+    if len(own) > 1: shown.insert(0, (', '.join(own), own))
+    return dict(title=widgets.HTML(), picture=widgets.Image(format='png', layout=dict(width='512px')),
+                sound=widgets.Audio(autoplay=False, loop=False), told=widgets.HTML(), others=widgets.VBox(),
+                finding=widgets.Dropdown(options=shown, value=own, description='show'),
+                word=widgets.Combobox(options=words, placeholder='the right word', layout=dict(width='160px')),
+                span=widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=.01, readout_format='.2f',
+                                              layout=dict(width='300px')),
+                note=widgets.Text(placeholder='a note', layout=dict(width='300px')))
+
 def review_table(
     reviewer:Reviewer, # whose queue to show
 ): # an ipywidgets box, to be displayed
@@ -439,58 +501,78 @@ def review_table(
     try: import ipywidgets as widgets
     except ImportError:
         raise CorpusError('the review table needs ipywidgets: pip install "kwspot[review]"') from None
-    words = sorted(set(reviewer.clips['word']) - {NOISE})
-    parts = dict(title=widgets.HTML(), picture=widgets.Image(format='png', layout=dict(width='512px')),
-                 sound=widgets.Audio(autoplay=False, loop=False), told=widgets.HTML(),
-                 finding=widgets.Dropdown(options=['all findings', *FINDINGS], description='show'),
-                 word=widgets.Combobox(options=words, placeholder='the right word', layout=dict(width='160px')),
-                 span=widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=.01, readout_format='.2f',
-                                               layout=dict(width='300px')),
-                 note=widgets.Text(placeholder='a note', layout=dict(width='300px')))
+    parts = _parts(widgets, reviewer)
     buttons = {name: widgets.Button(description=name, layout=dict(width='90px'))
                for name in ('keep', 'drop', 'relabel', 'trim', 'undo', 'back', 'next')}
-    def ask(change):
-        reviewer.ask(None if change.new == 'all findings' else [change.new])
-        _refresh(reviewer, parts)
     for name, button in buttons.items(): button.on_click(lambda _, name=name: _pressed(reviewer, parts, name))
-    parts['finding'].observe(ask, 'value')
+    parts['finding'].observe(lambda change: _try(reviewer, parts, lambda: reviewer.ask(list(change.new))), 'value')
     _refresh(reviewer, parts)
     row = lambda *boxes: widgets.HBox(list(boxes))
     return widgets.VBox([row(parts['finding'], parts['told']), parts['title'], parts['picture'], parts['sound'],
+                         parts['others'],
                          row(*(buttons[name] for name in ('keep', 'drop', 'undo', 'back', 'next'))),
                          row(parts['word'], buttons['relabel']), row(parts['span'], buttons['trim']),
                          parts['note']])
 
 # %% ../nbs/23_review.ipynb #96383a89
-def _pressed(reviewer, parts, name):
-    "Do what a button says; what is refused is told, not raised."
-    values = {'relabel': parts['word'].value, 'trim': '{:.2f}-{:.2f}'.format(*parts['span'].value)}
+def _try(reviewer, parts, act):
+    "Do something and show what comes of it; what is refused is told, not raised."
     try:
-        if name == 'undo': reviewer.undo()
-        elif name in ('back', 'next'): reviewer.step(-1 if name == 'back' else 1)
-        else: reviewer.decide(name, values.get(name, ''), parts['note'].value)
+        act()
         _refresh(reviewer, parts)
-    except CorpusError as error: parts['told'].value = f'<b style="color:#B33A00">{html.escape(str(error))}</b>'
+    except CorpusError as error: parts['told'].value = _red(error)
+
+def _red(text): return f'<b style="color:#B33A00">{html.escape(str(text))}</b>'
+
+def _pressed(reviewer, parts, name):
+    "Do what a button says."
+    values = {'relabel': parts['word'].value, 'trim': '{:.2f}-{:.2f}'.format(*parts['span'].value)}
+    if name == 'undo': act = reviewer.undo
+    elif name in ('back', 'next'): act = lambda: reviewer.step(-1 if name == 'back' else 1)
+    else: act = lambda: reviewer.decide(name, values.get(name, ''), parts['note'].value)
+    _try(reviewer, parts, act)
 
 def _refresh(reviewer, parts):
-    "Show the clip at the place of the queue."
-    n, n_decided = len(reviewer.queue), len(reviewer.decisions)
-    parts['told'].value = f'{min(reviewer.place + 1, n)} of {n}; {n_decided} decided'
+    "Show the clip at the place of the queue, and what was decided about it."
+    n, decided = len(reviewer.queue), reviewer.decisions
+    parts['told'].value = f'{min(reviewer.place + 1, n)} of {n}; {len(decided)} decided'
+    for widget in parts['others'].children: widget.close()
+    if reviewer.clip is not None: return _show_clip(reviewer.clips, reviewer.clip, decided.get(reviewer.clip), parts)
+    n_open = sum(clip not in decided for clip in reviewer.queue)
+    told = f'The end of the list. {n_open} of its {n} clips are not decided: go back.'
+    parts['title'].value = f'<b>{told if n_open else "All of them are decided." if n else "There is none."}</b>'
     parts['note'].value = parts['word'].value = ''
-    if reviewer.clip is None:
-        parts['title'].value = '<b>All of them are decided.</b>'
-        parts['picture'].value = parts['sound'].value = b''
-        return
-    row = reviewer.clips.loc[[reviewer.clip]].iloc[0]
-    names = [name for name in row['findings'].split(', ') if name]
-    values = html.escape(', '.join(dict.fromkeys(said_of(reviewer.clips, row, name) for name in names)))
-    parts['title'].value = (f'<b>{html.escape(reviewer.clip)}</b> &nbsp; {html.escape(row["findings"])} '
-                            f'&nbsp; <small>{values}</small>')
+    parts['picture'].value, parts['sound'].value, parts['others'].children = b'', b'', ()
+
+# %% ../nbs/23_review.ipynb #bc078331
+def _seen_and_heard(row):
+    "(picture, sound, what is to be said) of a clip; nothing to see or hear where it cannot be read."
     try: clip, rate, told = _heard(row['path'])
-    except CorpusError as error: clip, rate, told = None, 0, str(error)
-    if told: parts['title'].value += f'<br><b style="color:#B33A00">{html.escape(told)}</b>'
-    word = row['word_start_s'], row['word_end_s']
-    parts['picture'].value = b'' if clip is None else clip_picture(row['path'], word)
-    parts['sound'].value = b'' if clip is None else wav_bytes(clip, rate)
-    parts['span'].max = max(1., row['duration_s'])
-    parts['span'].value = (0., max(row['duration_s'], .01))
+    except CorpusError as error: return b'', b'', str(error)
+    return clip_picture(row['path'], (row['word_start_s'], row['word_end_s'])), wav_bytes(clip, rate), told
+
+def _other_widgets(clips, name):
+    "The other clip of a copy: its name, picture and sound."
+    import ipywidgets as widgets
+    picture, sound, told = _seen_and_heard(clips.loc[[name]].iloc[0])
+    title = f'the other: <b>{html.escape(name)}</b> {_red(told) if told else ""}'
+    return [widgets.HTML(value=title), widgets.Image(value=picture, format='png', layout=dict(width='512px')),
+            widgets.Audio(value=sound, autoplay=False, loop=False)]
+
+def _show_clip(clips, clip, was, parts):
+    "Show a clip, the others it is a copy of, and what was decided about it; None: nothing yet."
+    row = clips.loc[[clip]].iloc[0]
+    names = [name for name in row['findings'].split(', ') if name]
+    said = html.escape(', '.join(dict.fromkeys(said_of(clips, row, name) for name in names)))
+    parts['picture'].value, parts['sound'].value, told = _seen_and_heard(row)
+    parts['title'].value = (f'<b>{html.escape(clip)}</b> &nbsp; {html.escape(row["findings"])} &nbsp; '
+                            f'<small>{said}</small>' + (f'<br>{_red(told)}' if told else ''))
+    others = dict.fromkeys(filter(None, (other_copy(clips, row, name) for name in names)))
+    parts['others'].children = [widget for name in others for widget in _other_widgets(clips, name)]
+    was = was or dict(action='', value='', note='')
+    if was['action']: parts['told'].value += f'; this one: <b>{html.escape(was["action"] + " " + was["value"])}</b>'
+    likely = row.get('likely_word', '') if row['wrong_label'] else ''
+    parts['word'].value, parts['note'].value = was['value'] if was['action'] == 'relabel' else likely, was['note']
+    longest = max(row['duration_s'], .01)
+    parts['span'].max = max(1., longest)
+    parts['span'].value = trim_span(was['value']) if was['action'] == 'trim' else (0., longest)
