@@ -62,8 +62,7 @@ Seed = Annotated[int, typer.Option('--seed', min=0, metavar='N',
 SpeakerPattern = Annotated[str | None, typer.Option('--speaker-pattern', metavar='REGEX',
                            help='Where the file name holds the speaker: group 1 of this regular expression. '
                            'Without it: the text before _nohash_ or _NO_.')]
-Decisions = Annotated[list[Path] | None, typer.Option('--decisions', metavar='FILE', resolve_path=True,
-                      show_default=False,
+Decisions = Annotated[list[Path] | None, typer.Option('--decisions', metavar='FILE', show_default=False,
                       help='A CSV file of decisions about clips (keep, drop, relabel, trim) to honour; '
                       'may be repeated: of two decisions about a clip, that of the later file holds. '
                       'The corpus stays as it is.')]
@@ -468,6 +467,8 @@ def _train_seeds(folder:str, # the corpus
                  )->dict:
     "Several runs that differ in nothing but their seed."
     from kwspot import training
+    from kwspot.decisions import read_decisions
+    if how.get('decisions'): how = {**how, 'decisions': read_decisions(how['decisions'])} # workers are elsewhere
     runs = training.train_seeds(folder, out, seeds=list(seeds), **how)
     figures = runs['valid_accuracy'].astype(float)
     return dict(out=str(out), valid_accuracy={str(seed): value for seed, value in figures.items()},
