@@ -530,7 +530,7 @@ def evaluate(run:RunFolder, # what to judge
              as_json:AsJson=False, # machine-readable output
              )->None:
     ("Score a run on the clips of a split, with intervals over speakers. "
-     "With --report or --csv also in noise, and timed.")
+     "With --report or --csv also on long recordings, in noise, and timed.")
     if split not in ('train', 'test', 'valid', 'all'):
         raise typer.BadParameter('is one of test, valid, train, all', param_hint='--split')
     if report is not None and report.suffix.lower() not in ('.html', '.htm'):
@@ -578,17 +578,34 @@ def _comparison_section(scores:dict, # of a run, perhaps with a comparison
     return {'Beside another run': f"<p>First {first}, second {second}: "
                                   f"{html.escape(describe_difference(scores['comparison']))}</p>"}
 
+# %% ../nbs/80_cli.ipynb #eb24606c
+def _recording_line(row:dict, # of `streaming.recording_scores`
+                    )->str:
+    "What a stream misses and falsely accepts, in words."
+    which = '' if row['words'] == 'all' else f" ({row['words'].replace(',', ', ')})"
+    missed = 'no such word' if row['miss_rate'] is None else (
+        '{:.1%} of {:,} words{} missed ({:.1%} to {:.1%})'.format(row['miss_rate'], row['n_words'], which,
+                                                                  *row['miss_rate_ci95']))
+    accepts = '{:.1f} false accepts per hour ({:.1f} to {:.1f})'.format(row['false_accepts_per_hour'],
+                                                                       *row['false_accepts_per_hour_ci95'])
+    return (f"In {60 * row['hours']:.0f} minutes of recordings {missed}, {accepts}, "
+            f"at the {'kept' if row['kept'] else 'default'} threshold of {row['threshold']:.2f}")
+
 # %% ../nbs/80_cli.ipynb #abb9b355
 def _say_scores(scores:dict, # what `evaluate --json` prints
                 )->None:
     "The scores for people."
     print(f'Accuracy {describe_accuracy(scores)}')
     calibration = scores['calibration']
+    kept = 'ece_stored' in calibration
+    ece, at = (calibration['ece_stored' if kept else 'ece_tempered'],
+               calibration['stored_temperature' if kept else 'temperature'])
     print(f"Macro-F1 {scores['macro_f1']:.3f}; calibration error {100 * calibration['ece']:.1f} points, "
-          f"{100 * calibration['ece_tempered']:.1f} at a temperature of {calibration['temperature']:.2f}")
+          f"{100 * ece:.1f} at {'the stored' if kept else 'a'} temperature of {at:.2f}")
     _table('', ['class', 'precision', 'recall', 'F1', 'clips'],
-           [(name, f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}", c['n'])
+           [(name, *('–' if c[part] is None else f'{c[part]:.3f}' for part in ('precision', 'recall', 'f1')), c['n'])
             for name, c in scores['per_class'].items()])
+    for row in scores.get('recordings', ()): print(_recording_line(row))
     if 'comparison' in scores:
         from kwspot.comparison import describe_difference
         print(f"\nBeside {scores['comparison']['first']} (the first): {describe_difference(scores['comparison'])}")

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['count_confusion', 'class_table', 'macro_f1', 'top_confusions', 'wilson', 'expanded_tail', 'resamples',
            'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'plot_speakers', 'score',
-           'plot_confusion', 'as_run', 'run_labels', 'run_task', 'select_clips', 'predictions', 'score_predictions',
-           'class_numbers', 'evaluate', 'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'listen']
+           'plot_confusion', 'plot_confusion_interactive', 'as_run', 'run_labels', 'run_task', 'select_clips',
+           'predictions', 'silence_windows', 'score_predictions', 'class_numbers', 'evaluate', 'worst_errors',
+           'confused_clips', 'read_clips', 'audio_tag', 'listen']
 
 # %% ../nbs/60_evaluation.ipynb #25e4d756
 import base64
@@ -53,12 +54,16 @@ def class_table(
     confusion:np.ndarray, # (n_classes, n_classes), rows true, columns predicted
     labels:tuple[str, ...], # name of each class
 )->pd.DataFrame: # by label: precision, recall, f1, n (clips of that class)
-    "Precision, recall and F1 of each class."
+    """Precision, recall and F1 of each class. NaN where there is nothing to measure: the recall of a class without
+    clips, all three where it is not predicted either."""
     confusion = np.asarray(confusion)
     right, said, heard = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    return pd.DataFrame({'precision': right / np.maximum(heard, 1), 'recall': right / np.maximum(said, 1),
-                         'f1': 2 * right / np.maximum(said + heard, 1), 'n': said},
-                        index=pd.Index(list(labels), name='label'))
+    table = pd.DataFrame({'precision': right / np.maximum(heard, 1), 'recall': right / np.maximum(said, 1),
+                          'f1': 2 * right / np.maximum(said + heard, 1), 'n': said},
+                         index=pd.Index(list(labels), name='label'))
+    table.loc[said == 0, 'recall'] = np.nan
+    table.loc[said + heard == 0, ['precision', 'f1']] = np.nan
+    return table
 
 # %% ../nbs/60_evaluation.ipynb #5227b860
 def macro_f1(
@@ -299,7 +304,8 @@ def score(
             'majority_baseline': float(there.max() / there.sum()),
             'majority_label': str(labels[int(there.argmax())]),
             'n_clips': len(targets), 'n_speakers': n_speakers, 'labels': list(map(str, labels)),
-            'per_class': {label: {**row, 'n': int(row['n'])} for label, row in table.to_dict('index').items()},
+            'per_class': {label: {name: None if value != value else int(value) if name == 'n' else value
+                                  for name, value in row.items()} for label, row in table.to_dict('index').items()},
             'confusion': confusion.tolist(), 'top_confusions': top_confusions(confusion, labels).to_dict('records'),
             'worst_speakers': worst.to_dict('records')}
 
@@ -326,6 +332,28 @@ def plot_confusion(
     axes.set(title=title, xlabel='predicted', ylabel='true')
     figure.colorbar(image, label='share of the true class', shrink=.7)
     plt.close(figure)
+    return figure
+
+# %% ../nbs/60_evaluation.ipynb #00bea705
+def plot_confusion_interactive(
+    confusion:np.ndarray, # (n_classes, n_classes) clips, rows true, columns predicted
+    labels:tuple[str, ...], # name of each class
+    *,
+    title:str='', # above the matrix
+): # plotly Figure
+    "The confusion matrix, whose cells tell clips and shares."
+    import plotly.graph_objects as go
+    confusion = np.asarray(confusion)
+    shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    shown = np.where(confusion, shares.round(2), np.nan).tolist() # nothing is drawn where nothing was heard
+    told = '%{y} heard as %{x}<br>%{customdata} clips, %{z:.1f} % of the class<extra></extra>'
+    names, side = list(map(str, labels)), 220 + 28 * len(labels)
+    figure = go.Figure(go.Heatmap(z=shown, x=names, y=names, customdata=confusion.tolist(), zmin=0, zmax=100,
+                                  colorscale='Viridis', reversescale=True, hovertemplate=told, hoverongaps=False,
+                                  colorbar_title='share of the<br>true class (%)'))
+    figure.update_layout(title=title, width=side + 100, height=side, margin=dict(l=70, r=20, t=50, b=70),
+                         template='plotly_white', xaxis=dict(title='predicted', type='category'),
+                         yaxis=dict(title='true', type='category', autorange='reversed'))
     return figure
 
 # %% ../nbs/60_evaluation.ipynb #ce7dcebd
@@ -532,6 +560,21 @@ def predictions(
     _check_outputs(run, probabilities)
     return table.assign(predicted=np.array(run.labels, dtype=object)[probabilities.argmax(1)]), probabilities
 
+# %% ../nbs/60_evaluation.ipynb #832335f3
+def silence_windows(
+    run:Any, # a training.Run, or anything with `info`
+    corpus:pd.DataFrame|Packed, # an index or a pack
+    n:int, # how many `predictions` drew: `n_silence` of `score_predictions`
+    *,
+    split:str='test', # as it was asked for there
+    seed:int=0, # as there
+)->np.ndarray: # (n, n_samples) int16, in the order of its rows
+    "The windows of silence that `predictions` hears in a split."
+    if isinstance(corpus, Packed): return silence_clips(corpus, split, n, seed=seed)
+    clips = corpus[(corpus['word'] != NOISE) & (corpus['n_samples'] > 0)].head(1)
+    with _packed_block(run, _Heard(None, pd.concat([clips, corpus[corpus['word'] == NOISE]]), n)) as (packed, _):
+        return silence_clips(packed, split, n, seed=seed)
+
 # %% ../nbs/60_evaluation.ipynb #641363ea
 def score_predictions(
     run:Any, # a training.Run, or anything with `labels` and `info`
@@ -602,7 +645,7 @@ def confused_clips(
 )->pd.DataFrame: # rows of `errors`, and n_pair: how often that confusion occurs; the commonest first
     "Clips for the commonest confusions, the most certain of each."
     errors = errors.assign(n_pair=errors.groupby(['label', 'predicted'])['path'].transform('size'))
-    few = errors[errors['path'] != ''].groupby(['label', 'predicted'], sort=False).head(n_clips)
+    few = errors.groupby(['label', 'predicted'], sort=False).head(n_clips)
     return few.sort_values(['n_pair', 'label', 'predicted'], ascending=[False, True, True],
                            kind='stable').head(n_pairs * n_clips)
 

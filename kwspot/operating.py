@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['keyword_trials', 'detection_curve', 'area_under_curve', 'equal_error_rate', 'thin_curve', 'plot_detection',
-           'operating_threshold', 'rates_at', 'operating_table', 'plot_det_interactive', 'count_accepts',
-           'poisson_interval', 'accepts_per_hour', 'window_scores', 'noise_scores', 'plot_accepts',
+           'operating_threshold', 'rates_at', 'operating_table', 'plot_det_interactive', 'plot_roc_interactive',
+           'count_accepts', 'poisson_interval', 'accepts_per_hour', 'window_scores', 'noise_scores', 'plot_accepts',
            'threshold_per_hour', 'reliability', 'calibration_error', 'temper', 'log_loss', 'fit_temperature', 'halves',
-           'calibration', 'plot_reliability', 'store_calibration', 'Tempered', 'tempered', 'calibrate_run']
+           'calibration', 'plot_reliability', 'plot_reliability_interactive', 'store_calibration', 'Tempered',
+           'run_temperature', 'tempered', 'calibrate_run']
 
 # %% ../nbs/62_operating.ipynb #b05e2c5b
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import chi2
-from .corpus import NOISE, CorpusError, atomic_write, check_counts, read_clip
+from .corpus import NOISE, CorpusError, CorpusWarning, atomic_write, check_counts, read_clip
 from .evaluation import bootstrap_accuracy, class_numbers, predictions, run_labels, wilson
 
 # %% ../nbs/62_operating.ipynb #ff0c91eb
@@ -213,6 +215,28 @@ def plot_det_interactive(
     figure.update_layout(title=title, height=420, margin=dict(l=70, r=20, t=50, b=50), template='plotly_white',
                          xaxis=dict(title='false accepts (% of other trials)', **axis),
                          yaxis=dict(title='misses (% of target trials)', **axis))
+    return figure
+
+# %% ../nbs/62_operating.ipynb #a8051563
+def plot_roc_interactive(
+    curves:dict[str, pd.DataFrame], # name -> of `detection_curve`
+    *,
+    title:str='', # above the figure
+): # plotly Figure
+    "ROC curves whose points tell threshold, hits and false accepts."
+    import plotly.graph_objects as go
+    figure = go.Figure()
+    styles = zip(('#0072b2', '#d55e00', '#009e73', '#cc79a7'), ('solid', 'dash', 'dashdot', 'dot'))
+    for (name, curve), (colour, dash) in zip(curves.items(), styles):
+        thin = thin_curve(curve.iloc[1:], n=60)
+        false, hits = 100 * thin['false_accept_rate'], 100 - 100 * thin['miss_rate']
+        figure.add_scatter(x=false.round(4), y=hits.round(4), customdata=thin['threshold'].round(4), name=name,
+                           mode='lines+markers', marker_size=4, line=dict(color=colour, dash=dash),
+                           hovertemplate='threshold %{customdata:.3f}<br>false accepts %{x:.2f} %<br>hits %{y:.1f} %')
+    figure.update_layout(title=title, height=420, margin=dict(l=70, r=20, t=50, b=50), template='plotly_white',
+                         showlegend=True,
+                         xaxis=dict(title='false accepts (% of other trials)', range=[-1, 101]),
+                         yaxis=dict(title='hits (% of target trials)', range=[-1, 101]))
     return figure
 
 # %% ../nbs/62_operating.ipynb #f3a83c77
@@ -442,6 +466,32 @@ def plot_reliability(
     plt.close(figure)
     return figure
 
+# %% ../nbs/62_operating.ipynb #577067fa
+def plot_reliability_interactive(
+    tables:dict[str, pd.DataFrame], # name -> of `reliability`
+    *,
+    title:str='', # above the figure
+): # plotly Figure
+    "A reliability diagram whose points tell clips and intervals."
+    import plotly.graph_objects as go
+    figure = go.Figure(go.Scatter(x=[0, 100], y=[0, 100], mode='lines', line_color='#999999', name='calibrated',
+                                  hoverinfo='skip'))
+    for (name, table), colour in zip(tables.items(), ('#d55e00', '#0072b2', '#009e73')):
+        part = (100 * table[['confidence', 'accuracy', 'accuracy_low', 'accuracy_high']]).round(2)
+        told = np.column_stack([part['accuracy_low'], part['accuracy_high'], table['n']])
+        figure.add_scatter(x=part['confidence'], y=part['accuracy'], customdata=told, mode='lines+markers',
+                           line_color=colour,
+                           name=f'{name}: ECE {100 * calibration_error(table):.1f} points',
+                           error_y=dict(array=part['accuracy_high'] - part['accuracy'], symmetric=False,
+                                        arrayminus=part['accuracy'] - part['accuracy_low'], thickness=1),
+                           hovertemplate='said %{x:.1f} %, right %{y:.1f} %<br>(%{customdata[0]:.1f} to '
+                                         '%{customdata[1]:.1f} %)<br>%{customdata[2]} clips')
+    figure.update_layout(title=title, height=480, margin=dict(l=70, r=20, t=50, b=50), template='plotly_white',
+                         legend=dict(orientation='h', y=-.2),
+                         xaxis=dict(title='probability of what was predicted (%)', range=[0, 101]),
+                         yaxis=dict(title='clips that are right (%)', range=[0, 101]))
+    return figure
+
 # %% ../nbs/62_operating.ipynb #0493cd35
 def store_calibration(
     run:Any, # a training.Run: its folder holds run.json
@@ -476,12 +526,20 @@ class Tempered:
         return temper(self.run.predict(clips, batch_size=batch_size), self.temperature)
 
 # %% ../nbs/62_operating.ipynb #dd14aac8
+def run_temperature(
+    run:Any, # a training.Run, or anything with `info`
+)->float|None: # above 0
+    "The temperature that is stored with a run; None where there is none, or 1, which changes nothing."
+    temperature = (run.info.get('calibration') or {}).get('temperature')
+    return None if temperature == 1 else temperature
+
+
 def tempered(
     run:Any, # a training.Run, or anything with `labels`, `info` and `predict`
 )->Any: # the run itself where no calibration is stored
     "The run at the temperature that is stored with it."
-    facts = run.info.get('calibration')
-    return Tempered(run, facts['temperature']) if facts else run
+    temperature = run_temperature(run)
+    return run if temperature is None else Tempered(run, temperature)
 
 # %% ../nbs/62_operating.ipynb #e923e6ae
 def calibrate_run(
@@ -491,10 +549,18 @@ def calibrate_run(
     split:str='valid', # whose clips
     seed:int=0, # of the halves
 )->dict: # of `calibration`, and split
-    "Fit a temperature to a run and keep it in its run.json."
+    """Fit a temperature to a run and keep it in its run.json. Where one that is fitted on half of the speakers makes
+    the other half worse there is a warning and none is kept: the temperature is 1."""
     table, probabilities = predictions(run, corpus, split=split, seed=seed)
     targets = class_numbers(table['label'], run_labels(run))
     facts = {**calibration(probabilities, targets, table['speaker'].to_numpy(dtype=object), seed=seed),
              'split': split}
+    if facts['log_loss_tempered'] > facts['log_loss']:
+        warnings.warn(f'{run.folder}: no temperature is kept: fitted on half of the speakers of {split} it makes the '
+                      f'log loss of the others worse, {facts["log_loss_tempered"]:.2f} instead of '
+                      f'{facts["log_loss"]:.2f}; {facts["n_clips"]} clips are too few, or too unlike each other',
+                      CorpusWarning, stacklevel=2)
+        facts['temperature'] = 1.
+        if run_temperature(run) is None: return facts # else 1 takes the place of an earlier one
     store_calibration(run, facts)
     return facts

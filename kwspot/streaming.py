@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STREAM_FILE', 'THRESHOLDS', 'Windows', 'Steps', 'load_steps', 'litert_steps', 'litert_advance', 'steps_of',
-           'open_listener', 'export_stream', 'Ear', 'answers_to', 'Hearing', 'Streamer', 'listen', 'follow',
+           'open_listener', 'export_stream', 'Ear', 'answers_to', 'Hearing', 'Streamer', 'listen', 'follow', 'judged',
            'operating_points', 'points_of', 'choose_threshold', 'split_recording', 'pooled_points', 'fit_threshold',
-           'stored_threshold', 'judged', 'record_button', 'stream_panel']
+           'stored_threshold', 'recording_scores', 'record_button', 'stream_panel']
 
 # %% ../nbs/70_streaming.ipynb #7a3a64bb
 import importlib.util
@@ -353,6 +353,17 @@ def follow(
     ready = answers.times >= listener.n_samples / listener.sample_rate - 0.01
     return Answers(answers.times[ready], at_temperature(answers.probabilities[ready], listener.temperature))
 
+# %% ../nbs/70_streaming.ipynb #eb7bb8e1
+def judged(
+    model:Any, # as `open_listener` takes it
+    answers:Answers, # from `follow`
+    decision:Decision=Decision(), # how to decide
+)->tuple[Answers, list[Event]]: # smoothed answers, events
+    "What is decided about answers, and what it is decided upon."
+    listener = open_listener(model)
+    decider = Decider(listener.labels, 1000 * listener.cut['hop'] / listener.sample_rate, decision)
+    return smoothed(answers, decider.n_smooth), decider.push(answers)
+
 # %% ../nbs/70_streaming.ipynb #ba8daa13
 # even steps of log-odds: 0.12 to 0.9988
 THRESHOLDS = tuple(np.round(1 / (1 + np.exp(-np.arange(-2., 7., 0.25))), 4).tolist())
@@ -415,7 +426,7 @@ def split_recording(
     hours:float=0.25, # about so long
     noise:Sequence[str]=('train', 'valid'), # the splits of the noise recordings under them
     seed:int=0, # of the order, gaps, ratios and places in the noise
-)->tuple[np.ndarray, object]: # (n,) int16 and the DataFrame of what was said, see `recordings.make_recording`
+)->tuple[np.ndarray, Any]: # (n,) int16 and the DataFrame of `recordings.make_recording`, with the speakers
     "The clips of a split in random order, some of them or all again and again, over noise."
     from kwspot.corpus import NOISE
     from kwspot.recordings import make_recording
@@ -424,13 +435,17 @@ def split_recording(
     n = max(1, round(3600 * hours / (packed.n_samples / packed.sample_rate + 1.75))) # gaps are 1.75 s in the mean
     turns = [np.random.default_rng([seed, turn]).permutation(rows) for turn in range(-(-n // len(rows)))]
     rows, table = np.concatenate(turns)[:n], packed.noise_table
+    clips = packed.read(rows)
+    loud = clips.any(axis=1) # what holds nothing but zeros cannot be laid over noise
     chosen = table[table['split'].isin(noise)]
     if chosen.empty:
         raise StreamError(f'{packed.clips.attrs.get("folder") or packed.folder}: no noise recording is in the splits '
                           f'{", ".join(noise)}; put long recordings without words into its folder {NOISE}')
     noises = [packed.noise[start:start + length] for start, length in zip(chosen['start'], chosen['n_samples'])]
-    words = packed.clips['word'].to_numpy()[rows]
-    return make_recording(packed.read(rows), words, noises=noises, sample_rate=packed.sample_rate, seed=seed)
+    said = packed.clips.iloc[rows[loud]]
+    recording, truth = make_recording(clips[loud], said['word'].to_numpy(), noises=noises, seed=seed,
+                                      sample_rate=packed.sample_rate)
+    return recording, truth.assign(speaker=said['speaker'].to_numpy())
 
 # %% ../nbs/70_streaming.ipynb #e71205e2
 def pooled_points(
@@ -498,16 +513,63 @@ def stored_threshold(
                   f'{now:.3g} now, and does not count: choose it again (kwspot stream --fit)', stacklevel=2)
     return None
 
-# %% ../nbs/70_streaming.ipynb #eb7bb8e1
-def judged(
-    model:Any, # as `open_listener` takes it
-    answers:Answers, # from `follow`
-    decision:Decision=Decision(), # how to decide
-)->tuple[Answers, list[Event]]: # smoothed answers, events
-    "What is decided about answers, and what it is decided upon."
-    listener = open_listener(model)
-    decider = Decider(listener.labels, 1000 * listener.cut['hop'] / listener.sample_rate, decision)
-    return smoothed(answers, decider.n_smooth), decider.push(answers)
+# %% ../nbs/70_streaming.ipynb #2989b566
+def recording_scores(
+    model:Any, # a run folder, or as `open_listener` takes it
+    packed:Any, # preprocessing.Packed
+    *,
+    split:str='test', # whose clips the recordings hold: 'test', 'valid', 'train' or 'all'
+    hours:float=0.5, # of recordings
+    seed:int=0, # of the recordings
+)->Any: # DataFrame: words, threshold, kept, and miss_rate, false_accepts_per_hour, ...; a row a choice of words
+    """Misses and false accepts on recordings made of a split, over its own noise where it has some, for all words and
+    each choice of words that has a threshold. `StreamError` where none can be made."""
+    import pandas as pd
+    listener, n_parts, parts = open_listener(model), max(1, round(4 * hours)), []
+    splits = ('train', 'valid', 'test')
+    noise = [split] if (packed.noise_table['split'] == split).any() else splits
+    for part in range(n_parts): # other seeds than those of `fit_threshold`
+        recording, truth = split_recording(packed, split, hours=hours / n_parts, noise=noise,
+                                           seed=1000 * seed + 500 + part)
+        parts.append((follow(listener, recording), truth, len(recording) / listener.sample_rate))
+    rows = [{'words': 'all' if words is None else ','.join(words), 'threshold': threshold, 'kept': kept,
+             **_score_parts(listener, parts, decision_for(listener.labels, words=words, threshold=threshold))}
+            for words, threshold, kept in _choices(model, listener)]
+    return pd.DataFrame(rows)
+
+
+def _choices(model, listener):
+    "Words, threshold and whether it was kept, for all words and what else `fit_threshold` was asked for."
+    folder = Path(model) if isinstance(model, (str, Path)) else Path()
+    try: known = json.loads((folder / 'run.json').read_text(encoding='utf-8')).get('stream', {})
+    except (OSError, ValueError): known = {}
+    for key in ('', *(key for key in known if key)):
+        words = key.split(',') if key else None
+        kept = stored_threshold(folder, words, temperature=listener.temperature) if key in known else None
+        if kept or not key: yield words, kept or Decision.threshold, bool(kept)
+
+# %% ../nbs/70_streaming.ipynb #a1862dfe
+def _score_parts(listener, parts, decision):
+    "The score of a decision over several recordings, with intervals."
+    from kwspot.evaluation import bootstrap_accuracy
+    from kwspot.recordings import match_events, per_hour
+    missed, speakers, delays, n_false = [], [], [], 0
+    hours, keywords = sum(part[2] for part in parts) / 3600, set(listener.labels) - set(decision.ignored)
+    for answers, truth, duration_s in parts:
+        expected = truth[truth['word'].isin(keywords)]
+        events = [event._replace(time_s=min(event.time_s, duration_s))
+                  for event in judged(listener, answers, decision)[1]]
+        heard, taken = match_events(events, expected)
+        missed += (heard < 0).tolist()
+        speakers += expected['speaker'].tolist()
+        delays += [events[at].time_s - end for at, end in zip(heard, expected['end_s']) if at >= 0]
+        n_false += int((taken < 0).sum())
+    rate, ends = per_hour(n_false, hours)
+    return {'n_words': len(missed), 'misses': sum(missed),
+            'miss_rate': float(np.mean(missed)) if missed else math.nan,
+            'miss_rate_ci95': list(bootstrap_accuracy(np.array(missed), np.array(speakers))), 'false_accepts': n_false,
+            'false_accepts_per_hour': rate, 'false_accepts_per_hour_ci95': ends,
+            'median_delay_s': float(np.median(delays)) if delays else math.nan, 'hours': hours}
 
 # %% ../nbs/70_streaming.ipynb #659a88ea
 _RECORD_SCRIPT = """
