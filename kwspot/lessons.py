@@ -119,12 +119,12 @@ def samples_mark(
     packed:preprocessing.Packed, # read once, a few clips at a time; of shards, their checksums alone
 )->str:
     "A checksum of all samples, noise recordings included."
-    if isinstance(packed, Shards): total = zlib.crc32(np.ascontiguousarray(packed.audio.sums))
+    if isinstance(packed, Shards): total = zlib.crc32(np.ascontiguousarray(packed.audio.sums).data)
     else:
         total, room = 0, np.empty((512, packed.n_samples), np.int16)
         for rows in np.array_split(np.arange(len(packed)), -(-len(packed) // 512)):
-            total = zlib.crc32(packed.read(rows, out=room[:len(rows)]), total)
-    return f'{zlib.crc32(np.ascontiguousarray(packed.noise), total):08x}'
+            total = zlib.crc32(packed.read(rows, out=room[:len(rows)]).data, total)
+    return f'{zlib.crc32(np.ascontiguousarray(packed.noise).data, total):08x}'
 
 
 def marked(

@@ -945,12 +945,12 @@ def check_checkpoint(
 
 def check_earlier(
     out:Path, # the run folder
-    settings:Mapping, # of `settings_of`
+    settings:dict, # of `settings_of`
     chosen:Recipe, # asked for
     *,
     epochs_given:bool, # whether the recipe's epochs were asked for as well
     start_given:bool, # whether a start was asked for
-)->tuple[dict|None, Mapping, Recipe]: # run.json of the run that goes on or None, settings and recipe that hold
+)->tuple[dict|None, dict, Recipe]: # run.json of the run that goes on or None, settings and recipe that hold
     "The run that is in the folder already, which must have been begun in the same way."
     if not (out / 'run.json').is_file(): return None, settings, chosen
     earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'shuffle_window', 'devices', 'start'))
@@ -998,7 +998,7 @@ def train(
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0])
     earlier, settings, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None,
                                               start_given=start is not None)
-    done = bool(earlier) and finished(out, earlier, chosen.epochs)
+    done = earlier is not None and finished(out, earlier, chosen.epochs)
     if not done: check_folder(out, corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions,
