@@ -254,7 +254,7 @@ def n_heard(
     heard, asked = set(rows['speaker']) - {''}, set(table['speaker']) - {''}
     return len(heard & asked) if heard and asked else None
 
-
+# %% ../nbs/71_export.ipynb #36d90764
 def about_proof(
     run:Any, # training.Run
     proof:Proof, # on which the exports were judged
@@ -273,7 +273,6 @@ def about_proof(
     return {'split': proof.split, **{name: scores[name] for name in told}, 'weakest': weakest,
             'n_heard_speakers': n_heard(known, proof.table), 'corpus': about(proof.packed),
             'training': about(known) if known else None, 'processor': processor()}
-
 
 # %% ../nbs/71_export.ipynb #6c834377
 def record(

@@ -37,7 +37,7 @@ def attach_facts(
     with zipfile.ZipFile(file, 'a') as archive:
         for name, content in facts_as_files(facts).items(): archive.writestr(zipfile.ZipInfo(name), content)
 
-
+# %% ../nbs/39_modelfile.ipynb #d43fb48d
 def check_facts(
     facts:Any, # what was read
     file:Path, # where
