@@ -523,7 +523,7 @@ def refusals(
         if not isinstance(error.__cause__, OSError): raise
         raise refuse_writing(folder, error.__cause__) from None
 
-
+# %% ../nbs/50_training.ipynb #15e7c040
 def check_folder(
     folder:Path, # the folder
     corpus:str|Path|pd.DataFrame|preprocessing.Packed|None=None, # that is learnt from, in which it must not lie
@@ -665,7 +665,7 @@ def starts_of(
     raise TrainingError(f'no weights from synthetic speech are there for {names} with these options at '
                         f'{sample_rate} Hz; there are some for {there} with usual options, at 16000 Hz')
 
-
+# %% ../nbs/50_training.ipynb #70220bfa
 def start_mark(
     run:Run, # to begin with
 )->str:
@@ -933,7 +933,7 @@ def check_epochs(
         raise TrainingError(f'{out}: has had {done} epochs already, and {epochs} are asked for; ask for {done} or '
                             'more, or name another folder')
 
-
+# %% ../nbs/50_training.ipynb #712ceb4a
 def check_checkpoint(
     out:Path, # the folder of a run that is to go on
 )->None:
@@ -1033,7 +1033,7 @@ def train_teachers(
     return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins, **how).model
             for number, folder in folders.items()]
 
-
+# %% ../nbs/50_training.ipynb #2f9495dd
 def begin_or_go_on(
     lesson:Lesson, # what is to be learnt
     recipe:Recipe, # how to train
