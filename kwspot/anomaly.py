@@ -32,7 +32,8 @@ from .storage import StorageError, exists, open_bytes
 def clip_names(
     index:pd.DataFrame, # as `corpus.index` returns it
 )->pd.Series: # 'word/file name'
-    "What to call each clip: its word and file name."
+    "What to call each clip: its word and file name, those in the corpus where it was decided otherwise."
+    if 'decided_clip' in index: return index['decided_clip'].astype('str')
     words, paths = index['word'].tolist(), index['path'].tolist() # lists are gone through ten times as fast
     names = [f'{word}/{os.path.basename(path)}' for word, path in zip(words, paths)]
     return pd.Series(names, index=index.index, dtype='str')
@@ -642,7 +643,7 @@ def audit(
 _MEASURED_COLUMNS = [*_FILE_COLUMNS, *Measures._fields, 'duration_s', 'near_copy', 'similarity', 'excess_samples',
                      'level_db', 'word_offset_s',
                      'duplicate_of', 'near_duplicate_of', 'n_speaker_splits', 'name_form', 'decision',
-                     'kept_findings', 'findings', *FINDINGS]
+                     'decided_clip', 'kept_findings', 'findings', *FINDINGS]
 
 def _check_folder(index):
     "`CorpusError` when the folder of the corpus is not there."

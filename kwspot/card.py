@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .exported import chosen_at_now
+
 # %% ../nbs/72_card.ipynb #61c3b366
 def licence_of(
     folder:Path, # a corpus
@@ -234,7 +236,7 @@ def kept_thresholds(
     "The thresholds that were chosen for this model, at the temperature that it has."
     now = info.get('calibration', {}).get('temperature', 1.)
     return {words: row for words, row in info.get('stream', {}).items()
-            if row.get('mark') == mark and abs(row.get('temperature', 1.) - now) < 1e-6 * now}
+            if row.get('mark') == mark and chosen_at_now(row, now)}
 
 
 def card_streams(

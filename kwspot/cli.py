@@ -300,7 +300,8 @@ def _judge_labels(table, # the audit
     from kwspot import labels
     from kwspot.anomaly import clip_names
     issues = labels.find_label_issues(index, model=model)
-    worst = issues.head(20)
+    kept = table['path'][table['decision'] == 'keep'] if 'decision' in table else ()
+    worst = issues[~issues['path'].isin(kept)].head(20)
     shown = worst[['word', 'likely_word', 'label_score', 'doubted_by']].assign(clip=clip_names(worst))
     return labels.add_labels(table, issues, limits=limits), shown.to_dict('records')
 
@@ -424,9 +425,10 @@ def train(folder:CorpusFolder, # the corpus
           epochs:Annotated[int|None, typer.Option('--epochs', metavar='N', min=1, # length
                            help="Instead of the recipe's; teachers, as best has them, keep theirs.")]=None,
           learning_rate:Annotated[float|None, typer.Option('--learning-rate', metavar='RATE', # at its highest
-                                  help="Instead of the recipe's: lower where a training gets lost.")]=None,
+                                  help="Instead of the recipe's, its teachers' too: lower where a training gets "
+                                  'lost.')]=None,
           batch_size:Annotated[int|None, typer.Option('--batch-size', metavar='N', # clips a step
-                               help="Instead of the recipe's.")]=None,
+                               help="Instead of the recipe's, its teachers' too.")]=None,
           seed:Seed=0, # of weights, order and augmentation
           seeds:Annotated[int, typer.Option('--seeds', metavar='N', min=1, # runs
                           help='Train N runs, RUN/seed-0 to RUN/seed-(N-1), and show mean and spread.')]=1,
@@ -547,7 +549,8 @@ def evaluate(run:RunFolder, # what to judge
     for place in filter(None, (report, tables)):
         corpus.check_place(place, folder=place == tables, corpus=getattr(index, 'attrs', {}).get('folder'))
     if calibrate: _tell_files(run, operating.calibrate_run(loaded, index, seed=seed))
-    findings = reports.measure(loaded, index, split=split, seed=seed)
+    more = as_json or report is not None or tables is not None # for these what takes a second split, too
+    findings = reports.measure(loaded, index, split=split, seed=seed, points=more)
     if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
     if against is not None: findings.scores['comparison'] = _compare(against, loaded, index, split, seed)
     if tables is not None: reports.write_tables(findings, tables)

@@ -168,7 +168,7 @@ def apply_decisions(
     *,
     folder:str|os.PathLike|None=None, # where trimmed copies go; None: the user's cache folder
     strict:bool=False, # refuse decisions about clips that are not in the index
-    mark:bool=False, # add the column `decision`: what was decided about each clip, '' for nothing
+    mark:bool=False, # add the columns `decision`, '' for nothing, and `decided_clip`, the name in the corpus
 )->pd.DataFrame: # the index without dropped clips, with new words, and with the paths of trimmed copies
     """The corpus as it was decided; its folder stays as it is. `CorpusError` for what cannot be done, a warning
     for clips that are gone."""
@@ -184,7 +184,9 @@ def apply_decisions(
                 f'the first {gone["clip"].iloc[0]}')
         if strict: raise CorpusError(f'{told}; remove them from the file')
         warnings.warn(f'{told}; they are left out', stacklevel=2)
-    if mark: table['decision'] = names.map(dict(zip(there['clip'], there['action']))).fillna('').astype('str')
+    if mark:
+        actions = names.map(dict(zip(there['clip'], there['action']))).fillna('').astype('str')
+        table = table.assign(decision=actions, decided_clip=names)
     for one in there[there['action'] == 'relabel'].itertuples(): table.loc[rows[one.clip], 'word'] = one.value
     for one in there[there['action'] == 'trim'].itertuples():
         row = rows[one.clip]

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['RUNNERS', 'Exported', 'litert_function', 'run_litert', 'steps_function', 'c_facts', 'is_c', 'facts_of', 'content_of',
            'run_c', 'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel', 'model_mark',
-           'export_of', 'find_exported', 'stored_temperature', 'thresholds_of', 'known_of', 'check_fresh',
-           'load_exported', 'temperature_of', 'at_temperature', 'calibrated']
+           'export_of', 'find_exported', 'stored_temperature', 'chosen_at_now', 'thresholds_of', 'known_of',
+           'check_fresh', 'load_exported', 'temperature_of', 'at_temperature', 'calibrated']
 
 # %% ../nbs/69_exported.ipynb #1fb933f9
 import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -257,6 +258,14 @@ def stored_temperature(
     except (OSError, ValueError, KeyError, TypeError): return None
 
 
+def chosen_at_now(
+    kept:Mapping, # what `streaming.fit_threshold` kept
+    temperature:float, # that the run has
+)->bool:
+    "Whether a threshold was chosen at the temperature that the run has; an earlier version did not note it."
+    return math.isclose(kept.get('temperature', temperature), temperature, rel_tol=1e-6)
+
+
 def thresholds_of(
     path:Path, # a run folder, or anything that `export` wrote
 )->dict[str, float]: # words, separated by commas ('': all) -> threshold
@@ -266,7 +275,7 @@ def thresholds_of(
             kept, mark = json.loads((path / 'run.json').read_text(encoding='utf-8'))['stream'], model_mark(path)
             now = stored_temperature(path) or 1.
             return {words: float(row['threshold']) for words, row in kept.items()
-                    if row['mark'] == mark and abs(row.get('temperature', 1.) - now) < 1e-6 * now}
+                    if row['mark'] == mark and chosen_at_now(row, now)}
         place, kind = find_exported(path)
         return {words: float(value) for words, value in RUNNERS[kind][0](place)['thresholds'].items()}
     return {}
@@ -284,12 +293,13 @@ def check_fresh(
     file:Path, # or folder, that `export` wrote
     facts:Mapping, # that came with it
 )->None:
-    "Warn of a file that lies in its run's folder and was written before the run's temperature was fitted."
+    "Warn of a file that lies in its run's folder and was written when the run had another temperature."
     run = file.parent.parent
-    stored = stored_temperature(run)
-    if stored in (None, facts.get('temperature')) or facts.get('mark') != model_mark(run): return
-    warnings.warn(f'{file}: was written before the temperature {stored:.3f} was fitted to its run, and gives other '
-                  'probabilities than the run; export it again', stacklevel=3)
+    if not (run / 'run.json').is_file() or facts.get('mark') != model_mark(run): return
+    now, then = stored_temperature(run) or 1., facts.get('temperature') or 1.
+    if math.isclose(now, then): return
+    warnings.warn(f'{file}: was written when its run had the temperature {then:.3f}, which is {now:.3f} now, and gives '
+                  'other probabilities than the run; export it again', stacklevel=3)
 
 
 # %% ../nbs/69_exported.ipynb #2d74df33

@@ -342,7 +342,11 @@ def add_labels(
     joined = joined.fillna({'likely_word': '', 'label_score': 0., 'label_doubts': 0, 'doubted_by': ''})
     wrong = joined['label_doubts'] > limits.label_doubts
     joined['label_doubts'] = joined['label_doubts'].astype('int64')
-    table = audited.drop(columns=columns, errors='ignore').assign(**joined, wrong_label=wrong)
-    plain = [[name for name in found.split(', ') if name not in ('', 'wrong_label')] for found in table['findings']]
-    table['findings'] = [', '.join(names + ['wrong_label'] * doubted) for names, doubted in zip(plain, wrong)]
+    kept = audited['decision'] == 'keep' if 'decision' in audited else pd.Series(False, audited.index)
+    table = audited.drop(columns=columns, errors='ignore').assign(**joined, wrong_label=wrong & ~kept)
+    told = {'findings': wrong & ~kept, 'kept_findings': wrong & kept}
+    for column, doubted in told.items():
+        if column not in table: continue
+        plain = [[name for name in found.split(', ') if name not in ('', 'wrong_label')] for found in table[column]]
+        table[column] = [', '.join(names + ['wrong_label'] * doubt) for names, doubt in zip(plain, doubted)]
     return table

@@ -115,10 +115,20 @@ def packed_corpus(
     return preprocessing.pack(table, place, **how, progress=progress)
 
 # %% ../nbs/49_lessons.ipynb #852b1d98
+_MARKS:dict[tuple, str] = {} # of packs that this process has read; teachers and seeds share one
+
+
 def samples_mark(
     packed:preprocessing.Packed, # read once, a few clips at a time; of shards, their checksums alone
 )->str:
     "A checksum of all samples, noise recordings included."
+    key = str(packed.folder), packed.fingerprint, len(packed)
+    if key not in _MARKS: _MARKS[key] = _sum_of(packed)
+    return _MARKS[key]
+
+
+def _sum_of(packed):
+    "CRC-32 of the samples, or of the checksums of all rows."
     if isinstance(packed, Shards): total = zlib.crc32(np.ascontiguousarray(packed.audio.sums).data)
     else:
         total, room = 0, np.empty((512, packed.n_samples), np.int16)

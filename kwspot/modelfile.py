@@ -10,6 +10,7 @@ __all__ = ['FACTS', 'ExportError', 'facts_as_files', 'attach_facts', 'check_fact
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ def attached_facts(
     try:
         with zipfile.ZipFile(file) as archive:
             facts, damaged = json.loads(archive.read(FACTS)), archive.testzip()
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        raise ExportError(f'{file}: carries no labels: it was cut short, or kwspot export did not write '
+    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, zlib.error): # NotImplementedError is one
+        raise ExportError(f'{file}: carries no labels: it was cut short or damaged, or kwspot export did not write '
                           'it') from None
     if damaged: raise ExportError(f'{file}: is not as it was written ({damaged} in it); copy it or export it again')
     return check_facts(facts, file)

@@ -495,7 +495,7 @@ def plot_reliability_interactive(
 # %% ../nbs/62_operating.ipynb #0493cd35
 def store_calibration(
     run:Any, # a training.Run: its folder holds run.json
-    facts:dict, # of `calibration`; more entries, such as the split, are kept
+    facts:dict|None, # of `calibration`; more entries, such as the split, are kept; None: without one
 )->None:
     """Write a calibration into run.json, whole or not at all. `CorpusError` where there is none or it cannot be
     written."""
@@ -503,7 +503,9 @@ def store_calibration(
     try: info = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError):
         raise CorpusError(f'{run.folder}: has no readable run.json to keep the temperature in') from None
-    info['calibration'] = run.info['calibration'] = facts
+    for known in (info, run.info):
+        known.pop('calibration', None)
+        if facts is not None: known['calibration'] = facts
     with atomic_write(file) as part:
         part.write_text(json.dumps(info, indent=1, ensure_ascii=False) + '\n', encoding='utf-8', newline='\n')
 
@@ -550,7 +552,7 @@ def calibrate_run(
     seed:int=0, # of the halves
 )->dict: # of `calibration`, and split
     """Fit a temperature to a run and keep it in its run.json. Where one that is fitted on half of the speakers makes
-    the other half worse there is a warning and none is kept: the temperature is 1."""
+    the other half worse there is a warning and none is kept, nor an earlier one: the temperature is 1."""
     table, probabilities = predictions(run, corpus, split=split, seed=seed)
     targets = class_numbers(table['label'], run_labels(run))
     facts = {**calibration(probabilities, targets, table['speaker'].to_numpy(dtype=object), seed=seed),
@@ -561,6 +563,7 @@ def calibrate_run(
                       f'{facts["log_loss"]:.2f}; {facts["n_clips"]} clips are too few, or too unlike each other',
                       CorpusWarning, stacklevel=2)
         facts['temperature'] = 1.
-        if run_temperature(run) is None: return facts # else 1 takes the place of an earlier one
+        if 'calibration' in run.info: store_calibration(run, None)
+        return facts
     store_calibration(run, facts)
     return facts

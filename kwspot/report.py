@@ -114,6 +114,7 @@ def measure(
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'
     seed:int=0, # of everything that is drawn
     n_boot:int=2000, # resamples of the bootstrap over speakers
+    points:bool=True, # with operating points, for which the validation speakers are heard as well
 )->Findings:
     """Score a run, with calibration, the detection curve and operating points, all at the temperature that is stored
     with it. `CorpusError` when there is nothing to score."""
@@ -124,7 +125,7 @@ def measure(
               | {'split': split, 'seed': seed})
     scores['calibration'] = _calibration(run, clips, raw, seed)
     findings = Findings(run, split, scores, clips, probabilities, basic_tables(scores, clips, probabilities))
-    findings.tables |= _operating_points(findings, corpus)
+    if points: findings.tables |= _operating_points(findings, corpus)
     scores |= {name: records(findings.tables[name]) for name in ('speakers', 'operating_points')
                if name in findings.tables}
     if 'detection' in findings.tables:
@@ -142,7 +143,7 @@ def measure_more(
     *,
     n_robust:int=300, # clips for the robustness curves; 0: none
     n_timed:int=100, # answers that are timed; 0: none
-    hours:float=0.5, # of recordings made of the clips; 0: none
+    hours:float=0.5, # of recordings made of the clips, at most 0.1 for a run without an export; 0: none
     say:Callable[[str], None]=lambda text: None, # told what begins
 )->Findings: # the same
     """Add false accepts per hour in noise, what a stream hears in long recordings, robustness, size and latency, and
@@ -180,20 +181,28 @@ def _silence_errors(findings, corpus):
     rows = findings.clips.index[findings.clips['path'] == '']
     wrong = np.flatnonzero((findings.clips['predicted'] != 'silence').to_numpy()[rows])
     if not len(wrong): return {}
-    windows = evaluation.silence_windows(findings.run, corpus, len(rows), split=findings.split,
-                                         seed=findings.scores['seed'])
+    if isinstance(corpus, pd.DataFrame): # a clip that was read is needed, whichever
+        corpus = corpus[(corpus['word'] == NOISE) | corpus['path'].isin(findings.clips['path'])]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', CorpusWarning) # said when they were drawn first
+        windows = evaluation.silence_windows(findings.run, corpus, len(rows), split=findings.split,
+                                             seed=findings.scores['seed'])
     return {int(rows[i]): windows[i] for i in wrong}
 
 # %% ../nbs/64_report.ipynb #8cd58d8a
 def _recordings(findings, corpus, hours):
     "What a stream hears in recordings made of the clips, if there is noise to make them with."
     from kwspot import streaming
-    run, n = findings.run, round(3600 * hours / 2.75) # a clip and the gap after it take 2.75 s in the mean
+    from kwspot.exported import export_of
+    run = findings.run
+    is_run = (Path(run.folder)/'run.json').is_file()
+    if is_run and not export_of(Path(run.folder)): hours = min(hours, .1) # through TensorFlow, step by step
+    n = round(3600 * hours / 2.75) # a clip and the gap after it take 2.75 s in the mean
     clips = corpus[corpus['path'].isin(findings.clips['path'])]
     clips = clips.sample(min(n, len(clips)), random_state=findings.scores['seed'])
     noise = corpus[(corpus['word'] == NOISE) & (corpus['n_samples'] > 0)]
     if noise.empty: return {}
-    model = Path(run.folder) if (Path(run.folder)/'run.json').is_file() else run
+    model = Path(run.folder) if is_run else run
     with (tempfile.TemporaryDirectory(prefix='kwspot-', ignore_cleanup_errors=True) as folder,
           warnings.catch_warnings()):
         warnings.simplefilter('ignore', CorpusWarning) # unreadable clips were told of before

@@ -24,7 +24,8 @@ from .chunks import Cutter, Levels, StreamError, as_chunk  # noqa: F401
 from .chunks import microphone, read_raw, read_recording  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
-from .exported import at_temperature, calibrated, check_fresh, content_of, export_of, facts_of, is_c
+from .exported import at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of, facts_of
+from .exported import is_c
 from .exported import load_exported, model_mark, stored_temperature, temperature_of, thresholds_of
 from .modelfile import HasFacts, attached_facts
 from .quiet_tensorflow import quiet
@@ -470,7 +471,7 @@ def fit_threshold(
 )->dict: # words, threshold, temperature it holds at, wanted_per_hour; and what it gave: n_words, miss_rate, ...
     "Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts."
     from kwspot.training import read_info, write_json
-    folder, info = Path(folder), read_info(folder)
+    folder = Path(folder)
     listener, n_parts = open_listener(folder), max(1, round(4 * hours))
     decision, tables = decision_for(listener.labels, words=words), []
     for part in range(n_parts):
@@ -482,6 +483,7 @@ def fit_threshold(
     key = _words_key(words)
     facts = {'words': key, 'threshold': threshold, 'temperature': listener.temperature,
              'wanted_per_hour': false_accepts_per_hour, 'split': split, **found}
+    info = read_info(folder) # as it is after so long a time
     kept = {**info.get('stream', {}), key: {**facts, 'mark': model_mark(folder)}}
     write_json(folder / 'run.json', {**info, 'stream': kept})
     return facts
@@ -505,10 +507,10 @@ def stored_threshold(
     try:
         facts = json.loads((folder / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
         if facts['mark'] != model_mark(folder): return None
-        threshold, chosen_at = float(facts['threshold']), float(facts.get('temperature', 1.))
+        threshold, now = float(facts['threshold']), temperature or stored_temperature(folder) or 1.
+        chosen_at = float(facts.get('temperature', now)) # which an earlier version did not note
     except (OSError, ValueError, KeyError, TypeError): return None
-    now = temperature or stored_temperature(folder) or 1.
-    if math.isclose(now, chosen_at, rel_tol=1e-6): return threshold
+    if chosen_at_now(facts, now): return threshold
     warnings.warn(f'{folder}: the threshold {threshold:g} was chosen at a temperature of {chosen_at:.3g}, which is '
                   f'{now:.3g} now, and does not count: choose it again (kwspot stream --fit)', stacklevel=2)
     return None
@@ -532,21 +534,20 @@ def recording_scores(
         recording, truth = split_recording(packed, split, hours=hours / n_parts, noise=noise,
                                            seed=1000 * seed + 500 + part)
         parts.append((follow(listener, recording), truth, len(recording) / listener.sample_rate))
-    rows = [{'words': 'all' if words is None else ','.join(words), 'threshold': threshold, 'kept': kept,
+    rows = [{'words': 'all' if words is None else ','.join(words), 'threshold': threshold or Decision.threshold,
+             'kept': bool(threshold),
              **_score_parts(listener, parts, decision_for(listener.labels, words=words, threshold=threshold))}
-            for words, threshold, kept in _choices(model, listener)]
+            for words, threshold in _choices(model, listener)]
     return pd.DataFrame(rows)
 
 
 def _choices(model, listener):
-    "Words, threshold and whether it was kept, for all words and what else `fit_threshold` was asked for."
-    folder = Path(model) if isinstance(model, (str, Path)) else Path()
-    try: known = json.loads((folder / 'run.json').read_text(encoding='utf-8')).get('stream', {})
-    except (OSError, ValueError): known = {}
+    "All words and what else `fit_threshold` was asked for, with the threshold that was kept or None."
+    known = thresholds_of(Path(model)) if isinstance(model, (str, Path)) else {}
     for key in ('', *(key for key in known if key)):
         words = key.split(',') if key else None
-        kept = stored_threshold(folder, words, temperature=listener.temperature) if key in known else None
-        if kept or not key: yield words, kept or Decision.threshold, bool(kept)
+        threshold = stored_threshold(model, words, temperature=listener.temperature) if key in known else None
+        if threshold or not key: yield words, threshold
 
 # %% ../nbs/70_streaming.ipynb #a1862dfe
 def _score_parts(listener, parts, decision):

@@ -26,6 +26,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def made_for(
     try: yield
     except TrainingError: raise
     except (ValueError, TypeError, IndexError) as error:
-        told = str(error).strip().splitlines()[0]
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(f'recipe {recipe.name!r} with the architecture {recipe.model!r}: {told}') from None
 
 
@@ -677,8 +678,9 @@ def start_mark(
 def start_name(
     info:Mapping, # run.json, or settings of a run
 )->str:
-    "What the run began with, without the checksum: another version may bring other weights."
-    return str(info.get('start')).split(', checksum')[0]
+    "What the run began with; of what comes with the package without the checksum, since versions bring other weights."
+    mark = str(info.get('start'))
+    return mark.split(', checksum')[0] if mark.startswith('synthetic ') else mark
 
 
 # %% ../nbs/50_training.ipynb #5d0b37b1
@@ -940,7 +942,7 @@ def check_checkpoint(
     "`TrainingError` for a finished run whose checkpoint was removed: to begin anew would replace its model."
     if (out / 'model.keras').is_file() and not (out / 'checkpoint' / 'state.npz').is_file():
         raise TrainingError(f'{out}: holds a finished model and no checkpoint to go on from; train in another folder, '
-                            f'which may begin with it (start={str(out)!r})')
+                            'which may begin with these weights')
 
 
 def check_earlier(
@@ -958,6 +960,7 @@ def check_earlier(
         settings = {**{name: value for name, value in settings.items() if name != 'start'},
                     **{name: earlier[name] for name in ('start',) if name in earlier}}
         chosen = dataclasses.replace(chosen, start=earlier['recipe'].get('start', 'none'))
+    elif start_name(earlier) == start_name(settings): earlier = {**earlier, 'start': settings.get('start')}
     check_same(out, earlier, {**unnamed, **settings, 'recipe': dataclasses.asdict(chosen)})
     if epochs_given: check_epochs(out, chosen.epochs)
     else: chosen = dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
@@ -1030,8 +1033,10 @@ def train_teachers(
                  'devices': devices, 'progress': progress}
     begins = start.folder if start else 'none'
     folders = {number: out / 'teachers' / str(number) for number in range(1, recipe.teachers + 1)}
-    return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins, **how).model
-            for number, folder in folders.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', TrainingWarning) # said of their pupil
+        return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins,
+                      **how).model for number, folder in folders.items()]
 
 # %% ../nbs/50_training.ipynb #2f9495dd
 def begin_or_go_on(

@@ -247,9 +247,11 @@ def test_train_and_evaluate_honour_decisions(small_run):
               for more in ([], ['--decisions', 'mine.csv'])]
     assert [count['yes']['n'] for count in counts] == [len(clips), len(clips) - 2]
     assert counts[1]['no']['n'] == counts[0]['no']['n'] + 1
-    trained = kwspot('train', 'corpus', '--out', 'decided', '--epochs', 1, '--decisions', 'mine.csv', '--learning-rate', 0.002, '--json', cwd=small_run)
+    trained = kwspot('train', 'corpus', '--out', 'decided', '--epochs', 1, '--decisions', 'mine.csv', '--learning-rate', 0.002,
+                     '--batch-size', 32, '--json', cwd=small_run)
     assert trained.returncode == 0, trained.stderr
     info, plain = json.loads(trained.stdout), json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))
+    assert (info['recipe']['learning_rate'], info['recipe']['batch_size']) == (0.002, 32)
     assert info['decisions'].startswith('3 decisions') and info['corpus']['fingerprint'] != plain['corpus']['fingerprint']
     other = kwspot('train', 'corpus', '--out', 'run', '--epochs', 1, '--decisions', 'mine.csv', cwd=small_run)
     assert other.returncode == 1 and 'begun with decisions=None' in other.stderr and other.stderr.count('\n') == 1
