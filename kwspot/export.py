@@ -21,11 +21,11 @@ import numpy as np
 from .clip import (  # noqa: F401
     about_recording, as_clip, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, read_whole,
     sixteen_bits, waveform_batches)
-from kwspot.exported import (  # noqa: F401
-    RUNNERS, Exported, at_temperature, c_facts, calibrated, check_fresh, content_of, export_of, facts_of,
-    find_exported, is_c, known_of, litert_function, load_exported, model_mark, onnx_facts, run_c, run_keras,
-    run_litert, run_onnx, run_savedmodel, savedmodel_facts, steps_function, stored_temperature, temperature_of,
-    thresholds_of)
+from .exported import (  # noqa: F401
+    RUNNERS, Exported, at_temperature, c_facts, calibrated, check_fresh, chosen_at_now, content_of, export_of,
+    facts_of, find_exported, is_c, known_of, litert_function, load_exported, model_mark, onnx_facts, run_c,
+    run_keras, run_litert, run_onnx, run_savedmodel, savedmodel_facts, steps_function, stored_temperature,
+    temperature_of, thresholds_of)
 from .formats import (  # noqa: F401
     C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, ONNX_SEAL, ROUNDED, WRITERS, Source, c_step_numbers,
     c_text, check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,

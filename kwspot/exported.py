@@ -288,7 +288,7 @@ def known_of(
     stored = stored_temperature(folder)
     return {**({'temperature': stored} if stored else {}), 'thresholds': thresholds_of(folder)}
 
-
+# %% ../nbs/69_exported.ipynb #137d9da4
 def check_fresh(
     file:Path, # or folder, that `export` wrote
     facts:Mapping, # that came with it
@@ -300,7 +300,6 @@ def check_fresh(
     if math.isclose(now, then): return
     warnings.warn(f'{file}: was written when its run had the temperature {then:.3f}, which is {now:.3f} now, and gives '
                   'other probabilities than the run; export it again', stacklevel=3)
-
 
 # %% ../nbs/69_exported.ipynb #2d74df33
 def load_exported(
