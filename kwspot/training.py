@@ -1002,7 +1002,7 @@ def train(
     earlier, settings, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None,
                                               start_given=start is not None)
     done = earlier is not None and finished(out, earlier, chosen.epochs)
-    if not done: check_folder(out, corpus)  # now, and not after minutes of packing
+    if not done: check_folder(out, None if has_begun(out) else corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions,
                            progress=progress if isinstance(progress, bool) else None)
