@@ -252,7 +252,8 @@ def audit(folder:CorpusFolder, # the corpus
     from kwspot import corpus
     from kwspot.storage import is_url
     if apply:
-        _check_alone(labels=labels, seconds=seconds, limit=limit, decisions=decisions)
+        _check_alone(labels=labels, seconds=seconds, limit=limit, decisions=decisions,
+                     **{'label-model': label_model != 'kwspot-s'})
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')

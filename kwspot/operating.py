@@ -192,6 +192,9 @@ def operating_table(
                          for rate, at in zip(rates, thresholds)])
 
 # %% ../nbs/62_operating.ipynb #83727d15
+_STYLES = tuple(zip(('#0072b2', '#d55e00', '#009e73', '#cc79a7'), ('solid', 'dash', 'dashdot', 'dot')))
+
+
 def plot_det_interactive(
     curves:dict[str, pd.DataFrame], # name -> of `detection_curve`
     *,
@@ -200,8 +203,7 @@ def plot_det_interactive(
     "DET curves whose points tell threshold, misses and false accepts."
     import plotly.graph_objects as go
     figure = go.Figure()
-    styles = zip(('#0072b2', '#d55e00', '#009e73', '#cc79a7'), ('solid', 'dash', 'dashdot', 'dot'))
-    for (name, curve), (colour, dash) in zip(curves.items(), styles):
+    for (name, curve), (colour, dash) in zip(curves.items(), _STYLES):
         thin = thin_curve(curve.iloc[1:], n=60)
         told = np.round(thin[['threshold', 'false_accept_rate', 'miss_rate']].to_numpy() * (1, 100, 100), 4)
         figure.add_scatter(x=_probit(thin['false_accept_rate']).round(3), y=_probit(thin['miss_rate']).round(3),
@@ -226,8 +228,7 @@ def plot_roc_interactive(
     "ROC curves whose points tell threshold, hits and false accepts."
     import plotly.graph_objects as go
     figure = go.Figure()
-    styles = zip(('#0072b2', '#d55e00', '#009e73', '#cc79a7'), ('solid', 'dash', 'dashdot', 'dot'))
-    for (name, curve), (colour, dash) in zip(curves.items(), styles):
+    for (name, curve), (colour, dash) in zip(curves.items(), _STYLES):
         thin = thin_curve(curve.iloc[1:], n=60)
         false, hits = 100 * thin['false_accept_rate'], 100 - 100 * thin['miss_rate']
         figure.add_scatter(x=false.round(4), y=hits.round(4), customdata=thin['threshold'].round(4), name=name,
