@@ -237,8 +237,8 @@ def audit(folder:CorpusFolder, # the corpus
           labels:Annotated[bool, typer.Option('--labels', # wrong labels
                            help='Judge the labels too: models are trained on two thirds of the speakers and asked '
                            'about the others. Minutes for thousands of clips.')]=False,
-          label_model:Annotated[str, typer.Option('--label-model', metavar='NAME', # judge
-                                help='Who judges them: an architecture, or, roughly, ridge.')]='kwspot-s',
+          label_model:Annotated[str|None, typer.Option('--label-model', metavar='NAME', # judge; None: kwspot-s
+                                help='Who judges them: an architecture (default: kwspot-s), or, roughly, ridge.')]=None,
           seconds:Annotated[float|None, typer.Option('--seconds', metavar='S', min=.05, # right length
                             help='The length that is right; 1 where nothing is said.', show_default=False)]=None,
           limit:Annotated[list[str]|None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
@@ -252,8 +252,7 @@ def audit(folder:CorpusFolder, # the corpus
     from kwspot import corpus
     from kwspot.storage import is_url
     if apply:
-        _check_alone(labels=labels, seconds=seconds, limit=limit, decisions=decisions,
-                     **{'label-model': label_model != 'kwspot-s'})
+        _check_alone(labels=labels, label_model=label_model, seconds=seconds, limit=limit, decisions=decisions)
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
@@ -262,11 +261,11 @@ def audit(folder:CorpusFolder, # the corpus
         corpus.check_place(out, folder=out.endswith('/'), corpus=index.attrs.get('folder'))
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
-    if labels: _check_judge(label_model)
+    if labels: _check_judge(judge := label_model or 'kwspot-s')
     table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index),
                                     decisions=decisions or None), []
     index = table[list(index.columns)] # as it was decided
-    if labels: table, doubtful = _judge_labels(table, index, label_model, limits)
+    if labels: table, doubtful = _judge_labels(table, index, judge, limits)
     summary, checks = anomaly.audit_summary(table), anomaly.corpus_checks(index)
     if out is not None: _write_audit(table, out, limits)
     result = dict(_corpus_facts(folder, index), findings=summary.to_dict('records'),
@@ -324,7 +323,7 @@ def _write_audit(table, # the audit
 # %% ../nbs/80_cli.ipynb #1efaf858
 def _check_alone(**options)->None: # what the user gave besides --apply
     "One line for options that say how to audit, where nothing is audited."
-    given = [f'--{name}' for name, value in options.items() if value]
+    given = [f'--{name.replace("_", "-")}' for name, value in options.items() if value]
     if given:
         raise typer.BadParameter(f'writes a cleaned copy and audits nothing; leave out {" and ".join(given)}',
                                  param_hint='--apply')
