@@ -239,7 +239,8 @@ def fingerprint_for(
 )->str:
     "The fingerprint that `run.json` would have of a corpus; of a copy of the one trained on, it is the same."
     from kwspot import evaluation, lessons
-    lesson, known = lessons.make_lesson(packed, evaluation.run_task(run)), run.info['corpus']
+    known, window = run.info['corpus'], run.info.get('shuffle_window')
+    lesson = lessons.make_lesson(packed, evaluation.run_task(run), window=window)
     copied = lesson.fingerprint != known['fingerprint'] and lesson.content == known.get('content')
     return known['fingerprint'] if copied else lesson.fingerprint
 

@@ -497,8 +497,8 @@ def check_same(
         if name in _MAY_DIFFER or before.get(name) == now[name]: continue
         if name == 'corpus.fingerprint':
             if now.get('corpus.content') == before.get('corpus.content', 0): continue # copied, but the same
-            raise TrainingError(f'{folder}: the corpus has changed since this run began (clips, labels or splits); '
-                                'train in a new folder')
+            raise TrainingError(f'{folder}: the corpus has changed since this run began (clips, labels or splits, '
+                                'or with a window their order on disk); train in a new folder')
         raise TrainingError(f'{folder}: this run was begun with {name}={before.get(name)!r}, not {now[name]!r}; '
                             'give the same setting or another folder')
 
