@@ -165,7 +165,10 @@ def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpu
           clips:Annotated[int|None, typer.Option('--clips', min=1, metavar='N', # number of clips
                           help='How many word clips (default 6,000).')]=None,
           words:Annotated[str|None, typer.Option('--words', metavar='W,…', # comma-separated words
-                          help='Words, separated by commas (default: the 30 of Speech Commands v0.01).')]=None,
+                          help='Words, separated by commas (default: the 30 of Speech Commands v0.01); '
+                          'yes=نعم gives a word another name for its folder.')]=None,
+          language:Annotated[str, typer.Option('--language', metavar='VOICE', # of the words and of those who speak
+                             help='en: English in many accents; else an espeak-ng voice: ar, de, es, …')]='en',
           counts:Annotated[str|None, typer.Option('--counts', metavar='v0.01', # a published corpus's shape
                            help="Write exactly Speech Commands v0.01's numbers of clips "
                            'per word (64,727 files).')]=None,
@@ -175,8 +178,12 @@ def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpu
     "Write a synthetic corpus: words spoken by many synthetic speakers, in Speech Commands layout."
     from kwspot.synth import WORDS, make_corpus
     if clips and counts: raise typer.BadParameter('--counts says how many clips there are; leave --clips out')
-    wanted = list(WORDS) if words is None else _words(words)
-    index = make_corpus(folder, n_clips=None if counts else clips or 6000, words=wanted, counts=counts, seed=seed)
+    if language != 'en' and not words:
+        raise typer.BadParameter(f'--language {language} needs --words as that language writes them')
+    wanted = dict.fromkeys(WORDS, '') if words is None else dict(word.partition('=')[::2] for word in _words(words))
+    wanted = {word: text or word for word, text in wanted.items()}
+    index = make_corpus(folder, n_clips=None if counts else clips or 6000, words=wanted, language=language,
+                        counts=counts, seed=seed)
     _show(_corpus_facts(folder, index), as_json, _say_corpus)
 
 # %% ../nbs/80_cli.ipynb #1efbebe4

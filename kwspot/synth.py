@@ -11,11 +11,11 @@ __all__ = ['KEYWORDS', 'V001_COUNTS', 'WORDS', 'REINSTALL', 'VOICE_RATE', 'ENGLI
            'room_response', 'microphone_response', 'speaker_response', 'trim', 'pronounce', 'voice_word',
            'move_formants', 'sample_rows', 'vary_formants', 'wobble', 'soften', 'add_breath', 'record', 'place_word',
            'prepare', 'make_clip', 'deal_clips', 'draw_lengths', 'write_speaker', 'write_noise', 'noise_seconds',
-           'run_tasks', 'clip_counts', 'make_corpus', 'corpus_tasks', 'digest', 'example_corpus']
+           'run_tasks', 'clip_counts', 'make_corpus', 'check_language', 'corpus_tasks', 'digest', 'example_corpus']
 
 # %% ../nbs/01_synth.ipynb #e4d2b765
 import _ctypes, ctypes, hashlib, os, re, shutil, sys, tempfile, zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -250,6 +250,7 @@ class Speaker:
     snr: float  # speech over noise, dB
     level: float  # loudness of the speech, dB below full scale
     place: float  # middle of the word in the window, s
+    language: str = 'en'  # what they speak: English, with whatever accent, or that of an espeak-ng voice
 
 # %% ../nbs/01_synth.ipynb #7d1c1437
 SPLIT_PATTERN = ('train', 'test', 'train', 'valid') + ('train',) * 6
@@ -286,16 +287,18 @@ def draw_speaker(
     number:int, # position in the corpus
     name:str, # eight hex digits
     seed:int=0, # seed of the corpus
+    language:str='en', # 'en': English, in some accent; else an espeak-ng voice, to whose language they were born
 )->Speaker: # the same for the same number and seed
     """Draw one speaker: near the microphone of a phone or laptop in an ordinary room, of any age, as in
     Speech Commands."""
     rng = np.random.default_rng([seed, 2, number])
     foreign, woman, child = bool(rng.random() < 0.2), bool(rng.random() < 0.5), bool(rng.random() < 0.3)
     weights = np.array(list(ENGLISH.values()))
-    language = str(rng.choice(FOREIGN) if foreign else rng.choice(list(ENGLISH), p=weights / weights.sum()))
+    accent = str(rng.choice(FOREIGN) if foreign else rng.choice(list(ENGLISH), p=weights / weights.sum()))
+    variant, habits = rng.choice(WOMEN if woman else MEN), draw_habits(foreign, rng)
+    if language != 'en': accent, habits = language, ()
     return Speaker(
-        number=number, name=name, voice=f'{language}+{rng.choice(WOMEN if woman else MEN)}',
-        habits=draw_habits(foreign, rng),
+        number=number, name=name, voice=f'{accent}+{variant}', habits=habits, language=language,
         pitch=float(np.clip(rng.normal((55 if woman else 62) + 12 * (child and woman), 16), 0, 99)),
         pitch_range=float(np.clip(rng.normal(50, 25), 0, 99)),
         rate=float(np.clip(rng.normal(120, 26), 80, 220)),
@@ -309,9 +312,10 @@ def draw_speaker(
 def draw_speakers(
     n_speakers:int, # how many
     seed:int=0, # seed of the corpus
+    language:str='en', # see `draw_speaker`
 )->list: # of Speaker
     "The first `n_speakers` speakers of a corpus."
-    return [draw_speaker(number, name, seed) for number, name in enumerate(speaker_names(n_speakers, seed))]
+    return [draw_speaker(number, name, seed, language) for number, name in enumerate(speaker_names(n_speakers, seed))]
 
 # %% ../nbs/01_synth.ipynb #1fbe76a6
 def coloured_noise(
@@ -453,10 +457,11 @@ def trim(
 def pronounce(
     speaker:Speaker, # who speaks
     word:str, # what
-)->str: # phoneme mnemonics
+)->str: # for the synthesiser: phoneme mnemonics in [[ ]], or the word where it is read as it is written
     "A word's phonemes as a speaker says them."
-    language = speaker.voice.partition('+')[0]
-    return apply_accent(phonemes(word, language if language in ENGLISH else 'en-us'), speaker.habits, language)
+    if speaker.language != 'en': return word
+    accent = speaker.voice.partition('+')[0]
+    return f"[[{apply_accent(phonemes(word, accent if accent in ENGLISH else 'en-us'), speaker.habits, accent)}]]"
 
 
 def voice_word(
@@ -465,14 +470,15 @@ def voice_word(
     rng:np.random.Generator, # source of randomness of this take
 )->np.ndarray: # (n_samples,) float32 at 22,050 Hz, mean square 1
     "One take of a word, as it leaves the mouth. Raises `SynthError` if espeak-ng makes no sound of it."
-    text = f'[[{pronounce(speaker, word)}]]' + str(rng.choice(['.', '.', '.', '!', '?', ',']))
+    text = pronounce(speaker, word) + str(rng.choice(['.', '.', '.', '!', '?', ',']))
     rate, pitch = speaker.rate * rng.normal(1, 0.07) / speaker.tract, speaker.pitch + rng.normal(0, 5)
     rate = float(np.clip(rate, 80, 400))
     speech = say(text, voice=speaker.voice, rate=rate, pitch=np.clip(pitch, 0, 99),
                  pitch_range=np.clip(speaker.pitch_range + rng.normal(0, 12), 0, 99))
     speech = trim(speech.astype(np.float32))
     # a phoneme that the voice does not have
-    if len(speech) < 1500: speech = trim(say(word, voice='en-us', rate=rate).astype(np.float32))
+    plain = 'en-us' if speaker.language == 'en' else speaker.language
+    if len(speech) < 1500: speech = trim(say(word, voice=plain, rate=rate).astype(np.float32))
     if len(speech) < 1500: raise SynthError(f'espeak-ng makes no sound of {word!r}: give a word in letters')
     return soften(wobble(vary_formants(speech, speaker, rng), rng), speaker, rng)
 
@@ -619,16 +625,17 @@ def make_clip(
     word:str, # what
     take:int=0, # which time
     *,
+    text:str|None=None, # how the word is written, where `word` is but a name for it
     n_samples:int=16000, # length; shorter clips are cut from a whole second
     seed:int=0, # seed of the corpus
     fresh:bool=True, # restart the synthesiser, so that the clip does not depend on what was said before
 )->np.ndarray: # (n_samples,) mono int16 at 16 kHz
     "One clip: the voice, the room, the microphone, the noise and the level of a speaker."
     pool = noise_pool(seed)[speaker.noise]
-    if fresh: prepare(speaker, [word], seed)
+    if fresh: prepare(speaker, [text or word], seed)
     rng = np.random.default_rng([seed, 5, speaker.number, zlib.crc32(word.encode('utf-8')), take])
     response, microphone = speaker_response(speaker, seed)
-    speech = add_breath(voice_word(speaker, word, rng), speaker.breath, rng)
+    speech = add_breath(voice_word(speaker, text or word, rng), speaker.breath, rng)
     recorded = record(speech, speaker.tract, response)
     n_word = min(int(len(speech) * 16000 / VOICE_RATE / speaker.tract), 2 * 16000)
     middle = (speaker.place + rng.normal(0, 0.1)) * n_samples / 16000
@@ -689,11 +696,12 @@ def write_speaker(
     speaker:Speaker, # who
     clips:list, # of (word, take, n_samples)
     seed:int, # seed of the corpus
+    texts:Mapping[str, str], # word -> how it is written
 )->int: # clips written
     "Make and write all clips of one speaker."
-    prepare(speaker, dict.fromkeys(word for word, _, _ in clips), seed)
+    prepare(speaker, dict.fromkeys(texts[word] for word, _, _ in clips), seed)
     for word, take, n_samples in clips:
-        clip = make_clip(speaker, word, take, n_samples=n_samples, seed=seed, fresh=False)
+        clip = make_clip(speaker, word, take, text=texts[word], n_samples=n_samples, seed=seed, fresh=False)
         Path(folder, word, f'{speaker.name}_nohash_{take}.wav').write_bytes(pcm_wav(clip))
     return len(clips)
 
@@ -758,7 +766,7 @@ _FOLDER_NAME = re.compile(  # one that every system takes
 # %% ../nbs/01_synth.ipynb #bfe08205
 def clip_counts(
     n_clips:int|None, # clips in all, spread evenly over the words
-    words:Sequence[str], # what is spoken
+    words:Iterable[str], # what is spoken
     counts:str|None, # 'v0.01' for Speech Commands' own numbers
     seed:int, # seed of the corpus
 )->dict: # word -> (n_clips, n_other_length)
@@ -793,7 +801,8 @@ def make_corpus(
     folder:str|Path, # where; must not exist, or be empty
     *,
     n_clips:int|None=None, # clips in all; 1,200 if nothing else is said
-    words:Sequence[str]=WORDS, # any words that espeak-ng can read
+    words:Sequence[str]|Mapping[str, str]=WORDS, # any that espeak-ng can read; a mapping has names for them
+    language:str='en', # 'en': in all accents; else the espeak-ng voice of those who speak: 'ar', 'de', ...
     seed:int=0, # same seed, same bytes
     counts:str|None=None, # 'v0.01' writes Speech Commands' own numbers of clips and lengths
     n_speakers:int|None=None, # as a rule one for each 24 clips, between 40 and 2,500
@@ -806,17 +815,29 @@ def make_corpus(
     total = sum(n for n, _ in table.values())
     if n_speakers is not None and n_speakers < 1: raise SynthError(f'n_speakers is {n_speakers}: give 1 or more')
     n_speakers = n_speakers or min(max(total // 24, 40), 2500)
-    load_espeak()
-    for word in table: phonemes(word)
-    speakers = draw_speakers(n_speakers, seed)
+    texts = dict(words) if isinstance(words, Mapping) else {word: word for word in table}
+    check_language(language, texts.values(), counts)
+    speakers = draw_speakers(n_speakers, seed, language)
     with atomic_folder(folder) as part:
         for word in (*table, NOISE): (part / word).mkdir()
         (part / NOISE / 'README.md').write_text(NOISE_README, encoding='utf-8', newline='\n')
-        tasks = corpus_tasks(part, table, speakers, seed)
+        tasks = corpus_tasks(part, table, speakers, seed, texts)
         n_workers = n_workers or (1 if total < 300 else min(os.cpu_count() or 1, 16))
         done = run_tasks(tasks, n_workers)
         for _ in track(done, total=len(tasks), label='speaking', progress=progress): pass
     return index(folder)
+
+# %% ../nbs/01_synth.ipynb #c7705bea
+def check_language(
+    language:str, # see `make_corpus`
+    texts:Iterable[str], # what is to be said
+    counts:str|None, # see `make_corpus`
+)->None:
+    "Raise `SynthError` for a language that espeak-ng has not, or a word that it cannot read in it."
+    if language != 'en' and counts:
+        raise SynthError(f'counts={counts!r} is a corpus of English words: leave it out, or language')
+    if language == 'en' or say('', voice=language) is not None:
+        for text in texts: phonemes(text, 'en-us' if language == 'en' else language)
 
 # %% ../nbs/01_synth.ipynb #576d0016
 def corpus_tasks(
@@ -824,6 +845,7 @@ def corpus_tasks(
     table:dict, # word -> (n_clips, n_other_length)
     speakers:Sequence[Speaker], # who there is
     seed:int, # seed of the corpus
+    texts:Mapping[str, str], # word -> how it is written
 )->list: # of tuples for `run_tasks`
     "The work of a corpus: one task a speaker, and one a background recording."
     dealt = deal_clips({word: n for word, (n, _) in table.items()}, speakers, seed)
@@ -832,7 +854,7 @@ def corpus_tasks(
                           for kind, seconds in noise_seconds(len(dealt), seed).items()]
     for number, clips in dealt.groupby('speaker'):
         rows = list(zip(clips['word'], clips['take'].tolist(), clips['n_samples'].tolist()))
-        tasks.append((write_speaker, str(folder), speakers[int(number)], rows, seed))
+        tasks.append((write_speaker, str(folder), speakers[int(number)], rows, seed, texts))
     return tasks
 
 # %% ../nbs/01_synth.ipynb #4ba3ba2e
