@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STREAM_FILE', 'THRESHOLDS', 'Windows', 'Steps', 'load_steps', 'litert_steps', 'litert_advance', 'steps_of',
            'open_listener', 'export_stream', 'Ear', 'answers_to', 'Hearing', 'Streamer', 'listen', 'follow', 'judged',
-           'operating_points', 'points_of', 'choose_threshold', 'split_recording', 'pooled_points', 'fit_threshold',
-           'stored_threshold', 'recording_scores', 'record_button', 'stream_panel']
+           'operating_points', 'points_of', 'choose_threshold', 'split_recording', 'check_rate', 'pooled_points',
+           'fit_threshold', 'stored_threshold', 'recording_scores', 'record_button', 'stream_panel']
 
 # %% ../nbs/70_streaming.ipynb #7a3a64bb
 import importlib.util
@@ -412,7 +412,11 @@ def choose_threshold(
     *,
     false_accepts_per_hour:float=1., # at most
 )->float:
-    "The threshold that misses least while it keeps to so many false accepts. `StreamError` if none does."
+    """The threshold that misses least while it keeps to so many false accepts. `StreamError` if none does, or where
+    none of the words was said."""
+    if not points['n_words'].astype(float).max():
+        raise StreamError('none of the words to be reported is said in the recordings, so that no threshold can be '
+                          'chosen for them; give clips of them')
     allowed = points[points['false_accepts_per_hour'].astype(float) <= false_accepts_per_hour]
     if allowed.empty:
         raise StreamError(f'no threshold keeps to {false_accepts_per_hour:g} false accepts per hour; try higher '
@@ -449,6 +453,16 @@ def split_recording(
     return recording, truth.assign(speaker=said['speaker'].to_numpy())
 
 # %% ../nbs/70_streaming.ipynb #e71205e2
+def check_rate(
+    listener:Any, # Windows or Steps
+    packed:Any, # preprocessing.Packed
+)->None:
+    "`StreamError` for a pack at another rate: the model would hear its clips slower or faster than they were said."
+    if packed.sample_rate != listener.sample_rate:
+        raise StreamError(f'{packed.folder}: holds clips at {packed.sample_rate} Hz, the model takes '
+                          f'{listener.sample_rate} Hz; pack the corpus for it')
+
+
 def pooled_points(
     tables:Sequence, # DataFrames from `operating_points`, of the same thresholds
 )->Any: # DataFrame indexed by threshold: n_words, hits, misses, miss_rate, false_accepts, ..., hours
@@ -469,11 +483,13 @@ def fit_threshold(
     split:str='valid', # whose clips they hold
     seed:int=0, # of the recordings
 )->dict: # words, threshold, temperature it holds at, wanted_per_hour; and what it gave: n_words, miss_rate, ...
-    "Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts."
+    """Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts, if no word is
+    said, and for a pack at another rate."""
     from kwspot.training import read_info, write_json
     folder = Path(folder)
     listener, n_parts = open_listener(folder), max(1, round(4 * hours))
     decision, tables = decision_for(listener.labels, words=words), []
+    check_rate(listener, packed)
     for part in range(n_parts):
         recording, truth = split_recording(packed, split, hours=hours / n_parts, seed=1000 * seed + part)
         tables.append(operating_points(listener, recording, truth, decision=decision))
@@ -528,6 +544,7 @@ def recording_scores(
     each choice of words that has a threshold. `StreamError` where none can be made."""
     import pandas as pd
     listener, n_parts, parts = open_listener(model), max(1, round(4 * hours)), []
+    check_rate(listener, packed)
     splits = ('train', 'valid', 'test')
     noise = [split] if (packed.noise_table['split'] == split).any() else splits
     for part in range(n_parts): # other seeds than those of `fit_threshold`
@@ -640,8 +657,9 @@ def _bars(labels, row, threshold, ignored):
 
 def _event_list(events, time_s):
     "The events up to a moment, the newest first."
+    from html import escape
     past = [event for event in events if event.time_s <= time_s]
-    lines = [f'<b>{event.time_s:.2f} s</b> &nbsp;{event.word} ({event.score:.2f})' for event in past[:-9:-1]]
+    lines = [f'<b>{event.time_s:.2f} s</b> &nbsp;{escape(event.word)} ({event.score:.2f})' for event in past[:-9:-1]]
     return '<br>'.join(lines) or 'no event yet'
 
 # %% ../nbs/70_streaming.ipynb #abd8a165
