@@ -9,12 +9,13 @@ __all__ = ['WINDOW', 'HOP', 'OCTAVES', 'WAVEFORM_LAYERS', 'FEATURE_LAYERS', 'LAB
            'RandomSpeed', 'stretch', 'change_pitch', 'RandomPitch', 'equalise', 'RandomFilter', 'room_responses',
            'reverberate', 'Reverb', 'hide', 'SpecAugment', 'warp_places', 'warp_frequencies', 'FrequencyWarp',
            'warp_time', 'RandomTempo', 'RandomColour', 'mix_pairs', 'Mixup', 'loud_span', 'Fragments', 'Augmenter',
-           'augmenter']
+           'suited', 'augmenter']
 
 # %% ../nbs/32_augment.ipynb #3adc52b8
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
@@ -144,24 +145,35 @@ def default_noise(
     seconds:float=20.0, # of each kind
     *,
     seed:int=0, # of the noise
+    sample_rate:int=16000, # Hz
 )->np.ndarray: # (n_samples,) int16: white, pink and brown noise and mains hum, end to end
-    "A bank of generated noise at 16 kHz, for a corpus that has none."
+    "A bank of generated noise, for a corpus that has none."
     rng, n = np.random.default_rng(seed), round(16000 * seconds)
     kinds = [*(synth.coloured_noise(n, slope, rng) for slope in (0, -3, -6)), synth.hum_noise(n, rng)]
-    return corpus.to_int16(np.concatenate(kinds) * 3000)
+    return _from_16_khz(np.concatenate(kinds) * 3000, sample_rate)
+
+
+def _from_16_khz(samples, sample_rate):
+    "What `synth` makes, (n_samples,) in 16-bit units, as int16 at another rate."
+    if sample_rate != 16000:
+        import soxr
+        samples = soxr.resample(samples, 16000, sample_rate, quality='HQ')
+    return corpus.to_int16(samples)
 
 
 def generated_noise(
     seconds:Mapping[str, float], # kind, a name in `synth.NOISES`, to seconds of it
     *,
     seed:int=7, # of the noise
+    sample_rate:int=16000, # Hz
 )->np.ndarray: # (n_samples,) int16, end to end
-    "Noise of some kinds at 16 kHz, 26 dB below full scale. `ValueError` for a kind that does not exist."
+    "Noise of some kinds, 26 dB below full scale. `ValueError` for a kind that does not exist."
     rng, parts = np.random.default_rng(seed), []
     for kind, length in seconds.items():
         if kind not in synth.NOISES:
             raise ValueError(f'there is no noise {kind!r}; available: {", ".join(synth.NOISES)}')
-        parts.append(corpus.to_int16(0.05 * synth.NOISES[kind](round(16000 * length), rng) * 32767))
+        made = 0.05 * synth.NOISES[kind](round(16000 * length), rng) * 32767
+        parts.append(_from_16_khz(made, sample_rate))
     return np.concatenate([np.zeros(0, np.int16), *parts])
 
 
@@ -183,7 +195,7 @@ class AddNoise(Augmentation):
     is no sound."""
     def __init__(
         self,
-        noise:np.ndarray|None=None, # (n_samples,) int16 or float in [-1, 1]; None: `default_noise()`
+        noise:np.ndarray|None=None, # (n_samples,) int16 or float in [-1, 1], at the rate; None: `default_noise()`
         *,
         snr_db:tuple[float, float]=(0.0, 30.0), # lowest and highest, dB
         generated:Mapping|None=None, # joins the bank, see `generated_noise`
@@ -192,11 +204,12 @@ class AddNoise(Augmentation):
     ):
         options = {'snr_db': snr_db, 'generated': generated, 'sample_rate': sample_rate}
         super().__init__(options=options, **kwargs)
-        bank = default_noise() if noise is None or len(noise) == 0 else np.asarray(noise)
+        rate: dict = {'sample_rate': sample_rate}
+        bank = default_noise(**rate) if noise is None or len(noise) == 0 else np.asarray(noise)
         if bank.ndim != 1:
             raise ValueError(f'AddNoise: noise of shape {bank.shape}; give one channel, (n_samples,)')
         bank = np.rint(features.as_samples(bank, scale=32767)).astype(np.int16) if bank.dtype != np.int16 else bank
-        if generated: bank = np.concatenate([bank, generated_noise(generated)])
+        if generated: bank = np.concatenate([bank, generated_noise(generated, **rate)])
         block = sample_rate // 100
         if len(bank) < block:
             raise ValueError(f'AddNoise: {len(bank)} samples of noise; give at least {block}')
@@ -532,22 +545,24 @@ class FrequencyWarp(Augmentation):
         low:float=0.9, # smallest factor
         high:float=1.1, # largest factor
         *,
-        scale:str='mel', # 'mel': log-mel features (Slaney's scale); 'linear': a spectrogram
+        scale:str='mel', # 'mel': mel bands; 'linear': a spectrogram
         fmin:float=20.0, # lower edge of the lowest band, Hz (mel)
         fmax:float=8000.0, # upper edge of the highest band, or frequency of the last bin, Hz
+        htk:bool=False, # HTK's mel scale instead of Slaney's
         **kwargs, # seed, probability
     ):
-        super().__init__(options={'low': low, 'high': high, 'scale': scale, 'fmin': fmin, 'fmax': fmax}, **kwargs)
+        super().__init__(options={'low': low, 'high': high, 'scale': scale, 'fmin': fmin, 'fmax': fmax, 'htk': htk},
+                         **kwargs)
         if scale not in ('mel', 'linear'):
             raise ValueError(f"FrequencyWarp: scale {scale!r}; give 'mel' or 'linear'")
-        self.limits, self.scale, self.fmin, self.fmax = (low, high), scale, fmin, fmax
+        self.limits, self.scale, self.fmin, self.fmax, self.htk = (low, high), scale, fmin, fmax, htk
 
     def centres(self, n_bins):
         "Frequency of each bin, Hz."
         if self.scale == 'linear':
             return np.linspace(0, self.fmax, n_bins)
-        edges = np.linspace(features.hz_to_mel(self.fmin), features.hz_to_mel(self.fmax), n_bins + 2)
-        return features.mel_to_hz(edges)[1:-1]
+        low, high = (features.hz_to_mel(frequency, htk=self.htk) for frequency in (self.fmin, self.fmax))
+        return features.mel_to_hz(np.linspace(low, high, n_bins + 2), htk=self.htk)[1:-1]
 
     def augment(self, batch):
         factors = self.uniform([tf.shape(batch)[0]], *self.limits)
@@ -666,10 +681,12 @@ class Fragments(Augmentation):
         *,
         beginning:float=0.7, # in so many cases its beginning, else its end
         longest:float=0.85, # share of the clip that a word fills at most; longer ones stay as they are
+        spared:int|None=None, # the label whose clips hold no word and stay as they are, if there is one
         **kwargs, # seed, probability
     ):
-        super().__init__(options={'lost': lost, 'beginning': beginning, 'longest': longest}, **kwargs)
-        self.lost, self.beginning, self.longest = lost, beginning, longest
+        super().__init__(options={'lost': lost, 'beginning': beginning, 'longest': longest, 'spared': spared},
+                         **kwargs)
+        self.lost, self.beginning, self.longest, self.spared = lost, beginning, longest, spared
 
     def compute_output_shape(self, batch_shape, labels_shape):
         return batch_shape, labels_shape
@@ -682,6 +699,7 @@ class Fragments(Augmentation):
         cut = self.uniform([n_clips], *self.lost) * (last - first)
         moves = tf.where(self.uniform([n_clips]) < self.beginning, -first - cut, n_samples - last + cut)
         known = (last > first) & (last - first <= self.longest * n_samples)
+        if self.spared is not None: known &= labels[:, self.spared] == 0
         chosen = (known & (self.uniform([n_clips]) < self.probability))[:, None]
         moved = shift(batch, tf.cast(tf.round(moves), tf.int32))
         return tf.where(chosen, moved, batch), tf.where(chosen, tf.ones_like(labels) / labels.shape[1], labels)
@@ -755,16 +773,35 @@ def _make(
     return known[name](**options)
 
 
+def suited(
+    settings:Mapping|Sequence, # see `augmenter`
+    frontend:Any, # `frontend.Frontend`, for whose features they are meant
+)->list[tuple[str, dict]]: # names and options, in order
+    """What of a recipe suits the features: a warp takes their scale and range; cepstra are neither warped nor coloured,
+    PCEN is not coloured."""
+    kind, options = frontend.kind, frontend.options
+    missing = {'mfcc': ('warp', 'colour'), 'pcen': ('colour',)}.get(kind, ())
+    if kind == 'log_spectrogram':
+        last = (frontend.n_bins - 1) * frontend.sample_rate / frontend.lengths.frame
+        axis = {'scale': 'linear', 'fmax': last}
+    else:
+        axis = {'fmin': options['fmin'], 'fmax': options['fmax'] or frontend.sample_rate / 2, 'htk': options['htk']}
+    return [(name, {**chosen, **axis} if name == 'warp' else chosen)
+            for name, chosen in _settings(settings) if name not in missing]
+
+# %% ../nbs/32_augment.ipynb #afe92910
 def augmenter(
     settings:Mapping|Sequence, # {name: options} or a list of names and (name, options), in order
     *,
     noise:np.ndarray|None=None, # (n_samples,) int16, for 'noise'; None: generated noise
     seed:int=0, # each layer gets its own from it
     sample_rate:int=16000, # Hz
+    frontend:Any=None, # `frontend.Frontend` for whose features: `suited`; None: log-mel as the options say
+    labels:Sequence[str]=(), # of the network, among which 'silence' is no word to cut off
 )->Augmenter:
     "The layers for a recipe's settings; `ValueError` for a name or an option that does not exist."
     chain = {'waveforms': [], 'features': [], 'pairs': []}
-    named = _settings(settings)
+    named = _settings(settings) if frontend is None else suited(settings, frontend)
     seeds = np.random.SeedSequence(seed).generate_state(len(named))
     for (name, options), own_seed in zip(named, seeds, strict=True):
         options = {'seed': int(own_seed) % 2**31, **options}
@@ -774,6 +811,7 @@ def augmenter(
             options.setdefault('noise', noise)
         if name == 'warp': # no frontend has bands beyond half the rate
             options['fmax'] = min(options.get('fmax', math.inf), sample_rate / 2)
+        if name == 'fragments' and 'silence' in labels: options.setdefault('spared', [*labels].index('silence'))
         place = 'waveforms' if name in WAVEFORM_LAYERS else 'features' if name in FEATURE_LAYERS else 'pairs'
         chain[place].append(_make(name, options))
     with_labels = {'mixup' if isinstance(layer, Mixup) else 'fragments': layer for layer in chain['pairs']}
