@@ -7,6 +7,7 @@ __all__ = ['MODERN', 'RECIPES', 'TrainingError', 'Recipe', 'check_recipe', 'choo
            'teacher_recipe', 'learning_rate']
 
 # %% ../nbs/48_recipes.ipynb #a1c0f004
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -51,7 +52,10 @@ class Recipe:
     mixed_precision: str = 'auto'   # 'auto': bfloat16 where a GPU computes with it; 'off': float32
     jit_compile: str = 'auto'       # whether XLA makes one program of a step: 'on', 'off'; 'auto': on a GPU, if it can
 
-    def __post_init__(self): check_recipe(self)
+    def __post_init__(self):
+        check_recipe(self)
+        for name in ('augment', 'frontend', 'network', 'teacher'): # no two recipes share what can be changed
+            object.__setattr__(self, name, copy.deepcopy(dict(getattr(self, name))))
 
 # %% ../nbs/48_recipes.ipynb #a6688010
 _RULES = {
@@ -71,6 +75,8 @@ _RULES = {
     'patience': (lambda v: isinstance(v, int) and v >= 0, 'a whole number from 0 up'),
     'keep': (lambda v: v in ('best', 'last'), "'best' or 'last'"),
     'augment': (lambda v: isinstance(v, Mapping), 'a mapping from augmentations to their options'),
+    'frontend': (lambda v: isinstance(v, Mapping), 'a mapping from options of the frontend to values'),
+    'network': (lambda v: isinstance(v, Mapping), 'a mapping from options of the architecture to values'),
     'teachers': (lambda v: isinstance(v, int) and v >= 0, 'a whole number from 0 up'),
     'teacher': (lambda v: isinstance(v, Mapping), 'a mapping from fields of this recipe to what they are for teachers'),
     'teachers_share': (lambda v: 0 <= v <= 1, 'from 0 to 1'),
@@ -106,7 +112,8 @@ MODERN: dict = {
     'augment': {'noise': {'snr_db': (0, 40), 'probability': 0.7}, 'gain': {},
                 'tempo': {'low': 0.78, 'high': 1.28, 'max_shift': 12},
                 'warp': {'low': 0.86, 'high': 1.16, 'fmin': 60.0, 'fmax': 7600.0}, 'colour': {'db': 2.0},
-                'masks': {'time_width': 15, 'frequency_width': 10}}}  # what `quick` and `best` have in common
+                'masks': {'time_width': 15, 'frequency_width': 10}}}  # what `quick` and `best` have in common; the
+                # warp's range is that of kwspot's own frontend, another frontend brings its own: `augment.suited`
 
 RECIPES = {
     'reference': Recipe('reference', epochs=15, batch_size=16, patience=5, ema=0.998, mixed_precision='off',
