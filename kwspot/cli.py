@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 'SpeakerPattern', 'Decisions', 'Cluster',
            'describe_accuracy', 'synth', 'fetch', 'audit', 'pack', 'train', 'evaluate', 'export', 'spot',
-           'load_spotter', 'stream', 'bench', 'demo', 'run_demo', 'main']
+           'load_spotter', 'stream', 'bench', 'cache', 'demo', 'run_demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
@@ -95,12 +95,16 @@ def _on_disk(place:Path|None, # where something is to be written
 def _opened(folder:str, # a corpus, or a pack
             speaker_pattern:str|None, # where the name holds the speaker
             decisions:list[Path]|None, # to honour
+            run=None, # training.Run whose speakers are told by the pattern that it was trained with
             )->object: # DataFrame, the index; preprocessing.Packed, where the folder holds a pack
     "A corpus as evaluation takes it."
     from kwspot import corpus, preprocessing
     from kwspot.decisions import apply_decisions
     packed = preprocessing.opened(folder)
     if packed is folder:
+        if run is not None:
+            from kwspot.evaluation import pattern_for
+            speaker_pattern = pattern_for(run, speaker_pattern)
         index = corpus.index(folder, speaker_pattern=speaker_pattern)
         return apply_decisions(index, decisions) if decisions else index
     if speaker_pattern is None and not decisions: return packed
@@ -550,7 +554,8 @@ def evaluate(run:RunFolder, # what to judge
     if tables is not None: corpus.check_place(tables, folder=True)
     from kwspot import operating, preprocessing, training
     from kwspot import report as reports
-    loaded, index = training.load_run(run), _opened(folder, speaker_pattern, decisions)
+    loaded = training.load_run(run)
+    index = _opened(folder, speaker_pattern, decisions, loaded)
     if isinstance(index, preprocessing.Packed) and (report is not None or tables is not None):
         raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
     for place in filter(None, (report, tables)):
@@ -633,6 +638,7 @@ def export(run:RunFolder, # what to ship
            corpus:Annotated[str|None, typer.Option('--corpus', metavar='CORPUS', # to prove on
                             help='Prove on this corpus (default: what the run was trained from, '
                             'as it was packed then).')]=None,
+           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker, with --corpus
            as_json:AsJson=False, # machine-readable output
            )->None:
     "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
@@ -640,7 +646,7 @@ def export(run:RunFolder, # what to ship
     wanted = exporting.known_formats(_words(formats, '--format')) # before TensorFlow is loaded
     _is_run(run)
     from kwspot import training
-    figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus)
+    figures = exporting.export(training.load_run(run), formats=wanted, corpus=corpus, speaker_pattern=speaker_pattern)
     _show(json.loads(json.dumps(figures, default=_plain)), as_json, _say_exports)
 
 # %% ../nbs/80_cli.ipynb #625972a1
@@ -733,6 +739,7 @@ def stream(run:RunOrExport, # the model
                               help='With --fit: at most so many false accepts per hour.')]=1.0,
            hours:Annotated[float, typer.Option('--hours', min=0.01, max=100, metavar='N', # to choose on
                            help='With --fit: hours of recordings.')]=2.0,
+           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker, with --fit
            as_json:AsJson=False, # machine-readable output
            )->None:
     "Say which words are heard when in a long recording, on stdin or by the microphone."
@@ -740,7 +747,8 @@ def stream(run:RunOrExport, # the model
     sources = sum([file is not None, microphone, fit is not None])
     if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
     wanted = None if words is None else _words(words)
-    if fit is not None: return _show(_fit_stream(run, fit, wanted, per_hour, hours), as_json, _say_fit)
+    if fit is not None:
+        return _show(_fit_stream(run, fit, wanted, per_hour, hours, speaker_pattern), as_json, _say_fit)
     listener = streaming.open_listener(run)
     threshold = threshold or streaming.stored_threshold(run, wanted, temperature=listener.temperature)
     streamer = streaming.Streamer(listener, decision=streaming.decision_for(
@@ -753,11 +761,11 @@ def _fit_stream(run:Path, # run folder
                 words:list|None, # to report
                 per_hour:float, # false accepts, at most
                 hours:float, # of recordings
+                speaker_pattern:str|None=None, # where the name holds the speaker; None: the run's own
                 )->dict: # of `streaming.fit_threshold`, and the run
     "Choose a threshold and keep it."
-    from kwspot import streaming, training
-    training.read_info(run)
-    packed = training.packed_corpus(folder)
+    from kwspot import export as exporting, streaming, training
+    packed = exporting.proof_corpus(training.load_run(run), folder, speaker_pattern=speaker_pattern)
     facts = streaming.fit_threshold(run, packed, words=words, hours=hours,
                                     false_accepts_per_hour=per_hour)
     return dict(_tell_files(run, facts), run=str(run))
@@ -833,6 +841,32 @@ def _say_bench(result:dict, # what `bench --json` prints
     _table('', ['stage', 'beside', 'kwspot clips/s', 'peer clips/s', 'ratio'],
            [(r['stage'], r['peer'], f"{r['kwspot']:,}", f"{r['other']:,}", f"{r['ratio']:.2f}")
             for r in result['races']])
+
+# %% ../nbs/80_cli.ipynb #17957233
+@app.command()
+def cache(clear:Annotated[bool, typer.Option('--clear', # remove
+                          help='Remove it: all of it is made again when it is needed. A run whose pack is gone takes its '
+                          'corpus (export --corpus).')]=False,
+          days:Annotated[float, typer.Option('--days', metavar='N', min=0, # age
+                         help='Only what was not used for so many days.')]=0.0,
+          as_json:AsJson=False, # machine-readable output
+          )->None:
+    "List the packed corpora and whatever else is kept in the user's cache folder, and remove it with --clear."
+    from kwspot.storage import forget, kept
+    old = [one for one in kept() if one.used <= time.time() - 86400 * days]
+    things = [dict(kind=one.kind, path=str(one.path), bytes=one.n_bytes, of=one.of,
+                   used=time.strftime('%Y-%m-%d', time.localtime(one.used))) for one in old]
+    if clear: forget(old)
+    _show(dict(things=things, bytes=sum(one.n_bytes for one in old), removed=clear), as_json, _say_cache)
+
+# %% ../nbs/80_cli.ipynb #32a4a5a5
+def _say_cache(facts:dict, # what `cache --json` prints
+               )->None:
+    "A line for each thing, and the sum."
+    for one in facts['things']:
+        of = f" of {one['of']}" if one['of'] else ''
+        print(f"{one['bytes'] / 1e6:10,.1f} MB  last used {one['used']}  {one['kind']}{of}: {one['path']}")
+    print(f"{facts['bytes'] / 1e6:10,.1f} MB  {'removed' if facts['removed'] else 'in all'}")
 
 # %% ../nbs/80_cli.ipynb #25ed4bb7
 @app.command()
@@ -925,7 +959,7 @@ def _say_demo(report:dict, # what `demo --json` prints
           f"  audit     {findings}\n"
           f"  model     {report['model']}, {report['parameters']:,} parameters, "
           f"12 classes (ten words, unknown, silence){begun}\n"
-          f"  accuracy  {describe_accuracy(report['scores'])}\n"
+          f"  accuracy  {describe_accuracy(report['scores'])}; noise of kinds that it knows\n"
           f"  exported  {exports['litert']['file']} ({exports['litert']['bytes'] / 1e3:,.0f} kB; "
           f"largest difference to Keras {exports['litert']['max_abs_difference']:.0e})\n"
           f"  spotted   \"{heard['word']}\" with probability {heard['probability']:.2f} in {heard['file']} "

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['count_confusion', 'class_table', 'macro_f1', 'top_confusions', 'wilson', 'expanded_tail', 'resamples',
            'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'plot_speakers', 'score',
-           'plot_confusion', 'plot_confusion_interactive', 'as_run', 'run_labels', 'run_task', 'select_clips',
-           'predictions', 'silence_windows', 'score_predictions', 'class_numbers', 'evaluate', 'worst_errors',
-           'confused_clips', 'read_clips', 'audio_tag', 'listen']
+           'plot_confusion', 'plot_confusion_interactive', 'as_run', 'pattern_for', 'run_labels', 'run_task',
+           'select_clips', 'predictions', 'silence_windows', 'score_predictions', 'class_numbers', 'evaluate',
+           'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'listen']
 
 # %% ../nbs/60_evaluation.ipynb #25e4d756
 import base64
@@ -373,6 +373,18 @@ def as_run(
     from kwspot.exported import load_exported
     return load_exported(Path(run))
 
+def pattern_for(
+    run:Any, # a training.Run, or anything else
+    given:str|None=None, # asked for
+)->str|None: # see `corpus.index`
+    """Where names of clips hold the speaker: as in the training of the run, whose splits were made by it. `CorpusError`
+    for another one, by which clips of training speakers could count as unseen."""
+    own = (getattr(run, 'info', None) or {}).get('speaker_pattern')
+    if own is None or given in (None, own): return given or own
+    raise CorpusError(f'{getattr(run, "folder", "the run")}: was trained with the speaker pattern {own!r}, not '
+                      f'{given!r}, which may put its training speakers into other splits; leave it out, or pack a '
+                      'corpus that is named in another way with its own (kwspot pack) and give the pack')
+
 def run_labels(
     run:Any, # a training.Run, or anything with `labels`
 )->tuple[str, ...]: # as many as the model has outputs
@@ -525,14 +537,15 @@ def predictions(
     split:str='test', # 'test', 'valid', 'train' or 'all'
     batch_size:int=256, # clips at a time
     seed:int=0, # of the windows of silence
-    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
+    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`; None: the run's own
     block:int=4096, # clips packed at a time
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->tuple[pd.DataFrame, np.ndarray]: # path, word, speaker, split, label, predicted; and (n_clips, n_classes)
     """What the run hears in each clip of a split. `CorpusError` when there is nothing to score, a warning for
     clips that cannot be read."""
     check_counts(batch_size=batch_size, block=block)
-    if isinstance(corpus, (str, Path)): corpus = corpora.index(corpus, speaker_pattern=speaker_pattern)
+    if isinstance(corpus, (str, Path)):
+        corpus = corpora.index(corpus, speaker_pattern=pattern_for(run, speaker_pattern))
     own = isinstance(corpus, Packed)
     clips = corpus.clips if isinstance(corpus, Packed) else corpus
     chosen = select_clips(run, clips, split=split)
@@ -609,7 +622,7 @@ def evaluate(
     split:str='test', # whose clips: 'test', 'valid', 'train' or 'all'
     batch_size:int=256, # clips at a time
     seed:int=0, # of the windows of silence and the bootstrap
-    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`
+    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`; None: the run's own
     decisions:str|Path|pd.DataFrame|None=None, # to honour, for a folder or index: `decisions.apply_decisions`
     n_boot:int=2000, # resamples of the bootstrap
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
@@ -618,7 +631,8 @@ def evaluate(
     `CorpusError` without any clips."""
     check_counts(batch_size=batch_size, n_boot=n_boot)
     run = as_run(run)
-    if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
+    if decisions is not None:
+        corpus = decided_index(corpus, decisions, speaker_pattern=pattern_for(run, speaker_pattern))
     table, probabilities = predictions(run, corpus, split=split, batch_size=batch_size, seed=seed,
                                        speaker_pattern=speaker_pattern, cluster=cluster)
     return {**score_predictions(run, table, probabilities, seed=seed, n_boot=n_boot), 'split': split, 'seed': seed}

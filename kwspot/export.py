@@ -40,11 +40,17 @@ from .modelfile import (  # noqa: F401
 def proof_corpus(
     run:Any, # training.Run
     corpus:Any, # a corpus folder, an index or a preprocessing.Packed; None: what the run was trained from
+    *,
+    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`; None: the run's own
 )->Any: # preprocessing.Packed
     "The corpus to prove on, packed. `ExportError` if the run's own is no longer there."
     from kwspot import preprocessing, training
+    from kwspot.evaluation import pattern_for
     if corpus is not None:
-        return training.packed_corpus(corpus, sample_rate=run.sample_rate, n_samples=run.n_samples)
+        corpus = preprocessing.opened(corpus)
+        if isinstance(corpus, (str, Path)): speaker_pattern = pattern_for(run, speaker_pattern)
+        return training.packed_corpus(corpus, sample_rate=run.sample_rate, n_samples=run.n_samples,
+                                      speaker_pattern=speaker_pattern)
     try: return preprocessing.open_pack(run.info['corpus']['packed'])
     except (ValueError, KeyError, OSError):
         raise ExportError(f'{run.folder}: the packed corpus it was trained from is gone; say where the corpus is '
@@ -302,13 +308,14 @@ def export(
     formats:Sequence[str]|str=('keras', 'litert'), # of `FORMATS`; a text: separated by commas
     corpus:Any=None, # corpus folder, index or Packed to prove on; None: what the run was trained from
     n_examples:int=200, # training clips that show which values occur, for 8 bits
+    speaker_pattern:str|None=None, # for a folder: as in `corpus.index`; None: the run's own
 )->dict: # format -> file, bytes, accuracy, max_abs_difference, top1_agreement, p50_ms, ...
     """Write a run's model in other formats into its folder export/, proved; the figures go into run.json and
     the card.
 
     `ExportError` if one fails; those before it stay."""
     formats = known_formats(formats)
-    packed = proof_corpus(run, corpus)
+    packed = proof_corpus(run, corpus, speaker_pattern=speaker_pattern)
     proof = make_proof(run, packed)
     told = about_proof(run, proof)
     facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,

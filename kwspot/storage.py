@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['StorageError', 'is_url', 'local_path', 'split_path', 'join', 'read_ranges', 'open_bytes', 'Entry', 'list_folder',
-           'list_all', 'about_file', 'exists', 'write_atomically', 'writing', 'remove', 'file_lock', 'in_turn', 'claim']
+           'list_all', 'about_file', 'exists', 'write_atomically', 'writing', 'remove', 'file_lock', 'in_turn', 'claim',
+           'Kept', 'kept', 'forget']
 
 # %% ../nbs/04_storage.ipynb #ebef9caf
-import errno, json, math, os, random, re, stat, threading, time, uuid
+import errno, json, math, os, random, re, shutil, stat, threading, time, uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
+import platformdirs
 from .corpus import CorpusError, atomic_write, cannot_write, is_elsewhere
 from .corpus import _ARCHIVE_END
 
@@ -513,3 +515,63 @@ def claim(
     finally:
         with suppress(OSError, CorpusError):
             if open_bytes(note) == content: remove(note)
+
+# %% ../nbs/04_storage.ipynb #539cca94
+_KINDS = {'packed/*': 'packed corpus', 'trimmed/*': 'trimmed clips', 'archives/*': 'contents of an archive',
+          'labels/*': 'networks that judged labels', 'example-*': 'embedded corpus', '.removed-*': 'half removed'}
+
+
+class Kept(NamedTuple):
+    "Something in the cache folder."
+    kind: str     # what it is, in words
+    path: Path    # a folder or a file
+    n_bytes: int  # of all its files
+    used: float   # when one of its files was last read or written, seconds since 1970
+    of: str       # the corpus that was packed; '' where that is not known
+
+
+def _of(folder):
+    "Of which corpus a pack in the cache is."
+    from pyarrow import ArrowException, parquet
+    try:
+        before = (folder/'clips.parquet').stat()
+        about = parquet.read_schema(folder/'clips.parquet').pandas_metadata or {}
+        os.utime(folder/'clips.parquet', ns=(before.st_atime_ns, before.st_mtime_ns)) # to look is no use of it
+    except (OSError, ValueError, ArrowException): return ''
+    return str(about.get('attributes', {}).get('folder', ''))
+
+
+def _kept_as(kind, path):
+    "`Kept` of a path; None for a link, for what vanishes meanwhile, and for what another process is writing."
+    try:
+        if path.is_symlink(): return None
+        files = [path] if path.is_file() else [Path(place)/name for place, _, names in os.walk(path) for name in names]
+        facts = [file.lstat() for file in files] or [path.lstat()]
+    except FileNotFoundError: return None
+    used = max(max(fact.st_mtime, fact.st_atime) for fact in facts)
+    if path.name.startswith('.') and kind != 'half removed' and time.time() - used < 24 * 3600: return None
+    return Kept(kind, path, sum(fact.st_size for fact in facts), used, _of(path) if kind == 'packed corpus' else '')
+
+
+def kept(
+    folder:str|os.PathLike|None=None, # None: kwspot's own, in the user's cache folder
+)->list[Kept]: # the longest unused first
+    "What kwspot keeps in its cache folder."
+    folder = Path(folder or platformdirs.user_cache_path('kwspot'))
+    found = [_kept_as(kind, path) for pattern, kind in _KINDS.items() for path in sorted(folder.glob(pattern))]
+    return sorted(filter(None, found), key=lambda one: one.used)
+
+
+def forget(
+    things:Sequence[Kept], # of `kept`
+)->int: # bytes that were set free
+    "Remove them, each whole. `StorageError` for what cannot be removed; those before it are gone."
+    for one in things:
+        root = one.path.parent if one.kind in ('embedded corpus', 'half removed') else one.path.parents[1]
+        aside = root/f'.removed-{uuid.uuid4().hex}'
+        try:
+            one.path.rename(aside)
+            aside.unlink() if aside.is_file() else shutil.rmtree(aside)
+        except FileNotFoundError: continue # another process was quicker
+        except OSError as error: raise StorageError(cannot_write(one.path, error)) from None
+    return sum(one.n_bytes for one in things)

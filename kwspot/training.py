@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['RUN_FORMAT', 'STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed_policy', 'new_network', 'new_optimiser',
-           'without_frontend', 'one_strategy', 'mirrored', 'share_statistics', 'new_learner', 'with_teachers',
-           'made_for', 'check_teachers', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'hearing', 'fused',
-           'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint',
-           'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'refusals',
-           'check_folder', 'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'choices_of', 'start_run',
-           'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach', 'best_epoch',
-           'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish', 'describe', 'finished',
-           'has_begun', 'settings_of', 'check_epochs', 'check_checkpoint', 'check_earlier', 'train', 'train_teachers',
-           'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
+           'without_frontend', 'one_strategy', 'mirrored', 'share_statistics', 'new_learner', 'tell_unsuited',
+           'with_teachers', 'made_for', 'check_teachers', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
+           'hearing', 'fused', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate',
+           'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing',
+           'refusals', 'check_folder', 'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'choices_of',
+           'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach',
+           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
+           'describe', 'finished', 'has_begun', 'settings_of', 'check_epochs', 'check_checkpoint', 'check_earlier',
+           'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -182,7 +182,7 @@ def new_learner(
     noise:np.ndarray|None=None, # (n,) int16: recordings of the training split, for augmentation
     devices:int=1, # see `mirrored`
 )->Learner:
-    "A learner that has learnt nothing yet."
+    "A learner that has learnt nothing yet; of the recipe's augmentations it has those that suit its features."
     strategy = mirrored(devices)
     frontend = modelling.frontend_for(recipe.model, sample_rate=sample_rate, **recipe.frontend)
     shape = frontend.compute_output_shape((None, n_samples))[1:]
@@ -191,8 +191,21 @@ def new_learner(
         optimiser = new_optimiser(dataclasses.replace(recipe, clip_norm=0.0) if strategy else recipe, network)
     if strategy: share_statistics(network)
     judged = new_network(recipe, len(labels), shape, seed=seed)
-    augmenter = augmentation.augmenter(recipe.augment, noise=noise, seed=seed, sample_rate=sample_rate)
+    augmenter = augmentation.augmenter(recipe.augment, noise=noise, seed=seed, sample_rate=sample_rate,
+                                       frontend=frontend, labels=labels)
     return Learner(recipe, tuple(labels), frontend, network, judged, optimiser, augmenter, strategy=strategy)
+
+
+def tell_unsuited(
+    learner:Learner, # as made
+)->None:
+    "`TrainingWarning` that names the augmentations of the recipe that mean nothing on the learner's features."
+    recipe = learner.recipe
+    kept = [name for name, _ in augmentation.suited(recipe.augment, learner.frontend)]
+    if left_out := [name for name in recipe.augment if name not in kept]:
+        warnings.warn(f'{recipe.model} hears {type(learner.frontend).__name__} features, on which '
+                      f'{" and ".join(left_out)} mean{"s" * (len(left_out) == 1)} nothing: trained without',
+                      TrainingWarning, stacklevel=4)
 
 
 def with_teachers(
@@ -911,11 +924,13 @@ def settings_of(
     shuffle_window:int|None, # clips
     devices:int, # among which a batch is dealt
     start:Run|None, # to begin with
+    speaker_pattern:str|None=None, # by which the corpus was split
     **others, # of any value
 )->dict:
     "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."
     if decisions is not None: others['decisions'] = decisions_mark(decisions)
     if start is not None: others['start'] = start_mark(start)
+    if speaker_pattern is not None: others['speaker_pattern'] = speaker_pattern
     if mirrored(devices): others['devices'] = devices # before anything is packed or written
     if isinstance(others['seed'], bool) or not isinstance(others['seed'], (int, np.integer)) or others['seed'] < 0:
         raise TrainingError(f'seed is {others["seed"]!r}; it must be a whole number from 0 up')
@@ -961,6 +976,8 @@ def check_earlier(
                     **{name: earlier[name] for name in ('start',) if name in earlier}}
         chosen = dataclasses.replace(chosen, start=earlier['recipe'].get('start', 'none'))
     elif start_name(earlier) == start_name(settings): earlier = {**earlier, 'start': settings.get('start')}
+    if pattern := settings.get('speaker_pattern', earlier.get('speaker_pattern')): # which earlier versions did not note
+        settings, earlier = {**settings, 'speaker_pattern': pattern}, {'speaker_pattern': pattern, **earlier}
     check_same(out, earlier, {**unnamed, **settings, 'recipe': dataclasses.asdict(chosen)})
     if epochs_given: check_epochs(out, chosen.epochs)
     else: chosen = dataclasses.replace(chosen, epochs=earlier['recipe']['epochs'])
@@ -998,9 +1015,11 @@ def train(
     chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
-                           decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0])
+                           decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0],
+                           speaker_pattern=speaker_pattern)
     earlier, settings, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None,
                                               start_given=start is not None)
+    if isinstance(corpus, (str, Path)): speaker_pattern = settings.get('speaker_pattern')
     done = earlier is not None and finished(out, earlier, chosen.epochs)
     if not done: check_folder(out, None if has_begun(out) else corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
@@ -1059,6 +1078,7 @@ def begin_or_go_on(
                       devices=devices)
     with made_for(recipe): learner = new_learner(recipe, lesson.labels, **made)
     if recipe.teachers: check_teachers(learner, **made)
+    tell_unsuited(learner)
     open_folder(out)
     with only_run(out):
         write_json(out / 'run.json', info)
