@@ -30,10 +30,11 @@ def licence_of(
 
 
 def about_corpus(
-    clips:Any, # pandas.DataFrame: an index, without noise recordings
+    clips:Any, # pandas.DataFrame: an index with its `attrs`, without noise recordings
 )->dict:
-    "Name, licence, and the clips and speakers of each split."
-    folder = Path(clips['path'].iloc[0]).resolve().parents[1]
+    "Name, licence, and the clips and speakers of each split; the folder is that of `attrs`, else that of a clip."
+    known = clips.attrs.get('folder') # a trimmed clip lies elsewhere, in the cache
+    folder = Path(known) if known else Path(clips['path'].iloc[0]).resolve().parents[1]
     splits = {split: part for split, part in clips.groupby('split') if len(part)}
     speakers = {split: set(part['speaker']) - {''} for split, part in splits.items()}
     shared = {name for one in speakers for other in speakers if one < other
