@@ -845,8 +845,8 @@ def _say_bench(result:dict, # what `bench --json` prints
 # %% ../nbs/80_cli.ipynb #17957233
 @app.command()
 def cache(clear:Annotated[bool, typer.Option('--clear', # remove
-                          help='Remove it: all of it is made again when it is needed. A run whose pack is gone takes its '
-                          'corpus (export --corpus).')]=False,
+                          help='Remove it: all of it is made again when it is needed. A run whose pack is gone '
+                          'takes its corpus (export --corpus).')]=False,
           days:Annotated[float, typer.Option('--days', metavar='N', min=0, # age
                          help='Only what was not used for so many days.')]=0.0,
           as_json:AsJson=False, # machine-readable output

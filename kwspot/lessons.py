@@ -157,7 +157,7 @@ def _joined(sums, n_bytes):
                        ^ tables[3][total >> 24])
     return total
 
-
+# %% ../nbs/49_lessons.ipynb #bdee66df
 def marked(
     mark:str, # of the recordings
     clips:pd.DataFrame, # with path, word and split

@@ -561,7 +561,7 @@ def kept(
     found = [_kept_as(kind, path) for pattern, kind in _KINDS.items() for path in sorted(folder.glob(pattern))]
     return sorted(filter(None, found), key=lambda one: one.used)
 
-
+# %% ../nbs/04_storage.ipynb #b3086ced
 def forget(
     things:Sequence[Kept], # of `kept`
 )->int: # bytes that were set free
