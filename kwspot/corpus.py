@@ -672,7 +672,7 @@ def _assign_splits(rows, told, listed, notes):
         listed = _Listed({}, (), frozenset())
     shares = [0.0 if split in listed.given else 10.0 for split in ('valid', 'test')]
     noise = _noise_splits([row.speaker for row in rows if row.word == NOISE])
-    tables = listed.files and listed.files[0].endswith('.csv')
+    tables = listed.files and listed.files[0].lower().endswith('.csv')
     known = {row.speaker: split for row, split in zip(rows, told) if split and row.speaker} if tables else {}
     splits, by_rule = [], {}
     for row, split in zip(rows, told):
