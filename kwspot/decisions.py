@@ -157,8 +157,14 @@ def there_and_gone(
     index:pd.DataFrame, # as `corpus.index` returns it, or an audit
     decisions:pd.DataFrame, # as `read_decisions` returns them
 )->tuple[pd.DataFrame, pd.DataFrame]: # the decisions about clips of the index, and those about others
-    "Which decisions can be acted on, and which name clips that are gone."
-    known = decisions['clip'].isin(clip_names(index))
+    """Which decisions can be acted on, and which name clips that are gone. `CorpusError` for a decision about a name
+    that several clips bear, as in archives that were put together."""
+    names = clip_names(index)
+    known = decisions['clip'].isin(names)
+    unclear = decisions['clip'][decisions['clip'].isin(names[names.duplicated()])]
+    if len(unclear):
+        raise CorpusError(f'{(names == unclear.iloc[0]).sum()} clips of the corpus are called {unclear.iloc[0]}, and '
+                          'the decision does not say which it is about; rename them, or remove it from the file')
     return decisions[known], decisions[~known]
 
 # %% ../nbs/22_decisions.ipynb #92e974f6
