@@ -69,7 +69,8 @@ class Event(NamedTuple):
 
 # %% ../nbs/58_events.ipynb #fd1d14b2
 class Smoother:
-    "The mean over the last rows, zeros before the first; the same to the bit however many rows come at a time."
+    """The mean over the last rows, zeros before the first; the same to the bit however many rows come at a time.
+    `StreamError` for rows that are not finite: they would be part of every mean from then on."""
     def __init__(self,
         n:int, # over how many rows
         n_columns:int, # of a row
@@ -81,6 +82,7 @@ class Smoother:
         rows:np.ndarray, # (n_rows, n_columns)
     )->np.ndarray: # (n_rows, n_columns) float64
         "The mean of each row and of those before it."
+        if not math.isfinite(np.vdot(rows, rows)): raise _no_answer(rows) # nothing has been taken in yet
         means = np.empty(rows.shape)
         for row, mean in zip(rows, means): # what comes in is added, what falls out is taken away
             oldest = self._last[self._next]
@@ -90,6 +92,12 @@ class Smoother:
             np.add(self._total, self._change, self._total)
             np.divide(self._total, self._n, mean)
         return means
+
+def _no_answer(rows):
+    "The error for answers that are no probabilities."
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    return StreamError(f'{len(wrong)} of {len(rows)} answers of the model are NaN or infinite, the first is number '
+                       f'{wrong[0] if len(wrong) else 0}; train or export it again')
 
 
 def smoothed(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .chunks import Cutter, Levels, StreamError, as_chunk  # noqa: F401
-from .chunks import microphone, read_raw, read_recording  # noqa: F401
+from .chunks import microphone, read_chunks, read_raw  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
 from .exported import at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of, facts_of
