@@ -225,6 +225,9 @@ def mel_filterbank(
     return weights
 
 # %% ../nbs/11_features.ipynb #1e5dc02b
+_AT_ONCE = 8 # clips whose spectra fit into a processor's cache
+
+
 def mel_energies(
     clip:np.ndarray, # (..., n_samples) mono, int16 or float in [-1, 1]
     sample_rate:int=16000, # Hz
@@ -244,10 +247,13 @@ def mel_energies(
 )->np.ndarray: # (..., n_frames, n_mels) of `dtype`
     "The spectrum's magnitude to some power, summed over mel bands, as `librosa.feature.melspectrogram` does."
     lengths = framing(sample_rate, window_ms=window_ms, step_ms=step_ms, n_fft=n_fft)
-    frames = split_frames(as_samples(clip, scale=scale, dtype=dtype), lengths, center=center)
-    magnitudes = power_spectrum(frames, hann(lengths)) ** dtype(power / 2)
     bands = mel_filterbank(sample_rate, lengths.frame, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
-    return magnitudes @ bands.T.astype(dtype)
+    def energies(part):
+        frames = split_frames(as_samples(part, scale=scale, dtype=dtype), lengths, center=center)
+        return power_spectrum(frames, hann(lengths)) ** dtype(power / 2) @ bands.T.astype(dtype)
+    clip = np.asarray(clip)
+    if clip.ndim == 1 or len(clip) <= _AT_ONCE: return energies(clip)
+    return np.concatenate([energies(clip[at:at + _AT_ONCE]) for at in range(0, len(clip), _AT_ONCE)])
 
 # %% ../nbs/11_features.ipynb #a93a61b9
 def log_mel(
@@ -411,6 +417,7 @@ class StreamingFeatures:
         self.kind, self.sample_rate, self.options = kind, sample_rate, parameters(kind, **options)
         self.center = self.options.pop('center', False)
         self.lengths = feature_framing(kind, sample_rate, **options)
+        self._none = np.empty((0, feature_shape(kind, 0, sample_rate, **self.options)[1]), np.float32)
         self.reset()
 
     def reset(self)->None:
@@ -428,7 +435,7 @@ class StreamingFeatures:
         n_frames = self.lengths.n_frames(len(samples))
         if n_frames == 0:
             self._waiting = samples
-            return np.empty((0, feature_shape(self.kind, 0, self.sample_rate, **self.options)[1]), np.float32)
+            return self._none
         used = n_frames * self.lengths.step # more than there is, where the step is longer than the frame
         self._waiting, self._skip = samples[used:], max(0, used - len(samples))
         return self._transform(samples[:used - self.lengths.step + self.lengths.frame])

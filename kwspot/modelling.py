@@ -21,11 +21,8 @@ from itertools import groupby
 
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
 import keras
-import matplotlib.pyplot as plt
 import pandas as pd
 import tensorflow as tf
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from . import frontend as frontends
 from .features import parameters as feature_options
@@ -373,6 +370,8 @@ def _volume(
     high:float=0.08, # axes units per bin
 )->float: # the position right of it
     "Draw one output as sheets behind each other."
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
     if len(shape) == 2: shape = (shape[0], 1, shape[1])
     elif len(shape) == 1: shape = (1, shape[0], 1)
     frames, bins, channels = shape[:3]
@@ -380,7 +379,7 @@ def _volume(
     width, height = max(0.5, frames * wide), max(0.5, min(bins, 100) * high)
     for sheet in reversed(range(sheets)):
         corner = (left + 0.25 * sheet, -height / 2 + 0.25 * sheet)
-        colour = plt.cm.cividis(0.25 + 0.08 * sheet)
+        colour = colormaps['cividis'](0.25 + 0.08 * sheet)
         axes.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor='white', linewidth=0.6))
     return left + width + 0.25 * sheets
 
@@ -390,8 +389,9 @@ def picture(
     *,
     kinds:str='Conv|Pool|Dense|Flatten|Attention|GRU', # regular expression: the kinds of layer that are drawn
     width:float=11.0, # of the figure, inches
-)->Figure:
+): # matplotlib Figure
     "Draw the outputs of a model's main layers, to scale in frames and bins."
+    import matplotlib.pyplot as plt
     table = layers(model)
     table = table[table['kind'].str.contains(kinds, regex=True)]
     boxes = [(key, len(list(rows))) for key, rows in groupby(zip(table['kind'], table['output_shape']))]
@@ -418,8 +418,10 @@ def draw_block(
     *,
     skips:Sequence[tuple[int, int, str]]=(), # (before this step, into that one, label) for each path around
     title:str='', # of the figure
-)->Figure:
+): # matplotlib Figure
     "Draw a block as boxes from left to right, with arcs for the paths around."
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyArrowPatch, Rectangle
     height = 1.2 + (0.45 + 0.45 * len(skips) if skips else 0)
     figure, axes = plt.subplots(figsize=(1.2 * len(steps) + 1, 0.3 + 0.75 * height), dpi=80)
     arrow: dict = {'arrowstyle': '-|>', 'mutation_scale': 10, 'color': '0.25'}

@@ -447,12 +447,13 @@ def window_order(
     if window < 1: raise ValueError(f'window is {window}; it must be 1 clip or more')
     rng, n = np.random.default_rng(seed), len(rows)
     occurrence = pd.Series(rows).groupby(rows).cumcount().to_numpy() # a row's second time: a block elsewhere
-    blocks = np.stack([occurrence, rows // block_rows(window)])
-    _, unit, sizes = np.unique(blocks, axis=1, return_inverse=True, return_counts=True)
+    block = rows // block_rows(window)
+    span = block.max(initial=0) + 2 # one number for both; a block may be -1
+    _, unit, sizes = np.unique(occurrence * span + block, return_inverse=True, return_counts=True)
     order = rng.permutation(len(sizes))
     place = np.empty(len(sizes))
     place[order] = np.cumsum(sizes[order]) - sizes[order]
-    keys = (place[unit.ravel()] + rng.random(n) * min(window, n)) % n
+    keys = (place[unit] + rng.random(n) * min(window, n)) % n
     return np.argsort(np.where(rows < 0, rng.random(n) * n, keys), kind='stable')
 
 # %% ../nbs/34_shards.ipynb #04a3191f
