@@ -48,19 +48,41 @@ def light_clip(
             else np.clip(np.rint(mono), -32768, 32767).astype(np.int16))
 
 # %% ../nbs/35_clip.ipynb #6ffc277f
+_STRETCH = 2 ** 16 # windows looked at together
+
+
+def _energies(clip, mean, n_samples, start, before):
+    "Energies of the windows of a stretch, and the sum of all samples up to its end; `before` is that up to its start."
+    n = min(_STRETCH, len(clip) - n_samples + 1 - start)
+    total = clip[start:start + n + n_samples - 1].astype(np.float64)
+    total -= mean
+    total *= total
+    total[0] += before
+    np.cumsum(total, out=total)
+    return total[n_samples - 1:] - np.concatenate([[before], total[:n - 1]]), total[n - 1]
+
+
 def loudest_start(
     clip:np.ndarray, # (n,) int16 or float
     n_samples:int, # of a window, at most n
 )->int: # number of the window's first sample
     """Where the middle one of the windows begins that hold at least 99 % of the energy of the loudest; the mean
     is no energy."""
-    total = np.cumsum((clip.astype(np.float64) - clip.mean()) ** 2)
-    energy = total[n_samples - 1:] - np.concatenate([[0], total[:-n_samples]])
-    loudest = int(energy.argmax())
-    quiet = np.flatnonzero(energy < 0.99 * energy[loudest])
-    place = np.searchsorted(quiet, loudest)
-    first = quiet[place - 1] + 1 if place else 0
-    last = quiet[place] - 1 if place < len(quiet) else len(energy) - 1
+    mean, starts = clip.mean(), range(0, len(clip) - n_samples + 1, _STRETCH)
+    sums, loudest, most = [0.], 0, -1.
+    for start in starts:
+        energy, total = _energies(clip, mean, n_samples, start, sums[-1])
+        sums.append(total)
+        if not energy.max() <= most: loudest, most, there = start + int(energy.argmax()), energy.max(), energy
+    def quiet(number):
+        energy = (there if number == loudest // _STRETCH
+                  else _energies(clip, mean, n_samples, starts[number], sums[number])[0])
+        return starts[number] + np.flatnonzero(energy < 0.99 * most)
+    stretch = loudest // _STRETCH
+    left = (some[some < loudest] for some in map(quiet, range(stretch, -1, -1)))
+    right = (some[some > loudest] for some in map(quiet, range(stretch, len(starts))))
+    first = next((some[-1] + 1 for some in left if len(some)), 0)
+    last = next((some[0] - 1 for some in right if len(some)), len(clip) - n_samples)
     return int(first + last) // 2
 
 
