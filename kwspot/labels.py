@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from . import training
 from .anomaly import Limits
-from .baseline import Ridge, coarse_pictures
+from .baseline import Ridge, packed_pictures
 from .clip import waveform_batches
 from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning
@@ -68,7 +68,7 @@ def neighbour_votes(
     *,
     groups:np.ndarray|None=None, # (n,) only clips of the same group are compared; None: all
     n_neighbours:int=10, # that vote
-    block:int=1024, # clips compared at a time
+    block:int=2_000_000, # similarities in memory at a time
 )->np.ndarray: # (n, n_classes) share of the votes; rows of zeros for clips that are alone
     "The words of the nearest other clips, by the cosine of what is left of their embeddings without the mean."
     votes = np.zeros((len(embeddings), n_classes))
@@ -77,10 +77,11 @@ def neighbour_votes(
         at = np.flatnonzero(groups == group)
         points, k = embeddings[at] - embeddings[at].mean(0), min(n_neighbours, len(at) - 1)
         points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
-        for start in range(0, len(at) if k else 0, block):
-            near, rows = points[start:start + block] @ points.T, np.arange(start, min(start + block, len(at)))
+        size = max(1, block // len(at))
+        for start in range(0, len(at) if k else 0, size):
+            near, rows = points[start:start + size] @ points.T, np.arange(start, min(start + size, len(at)))
             near[rows - start, rows] = -np.inf
-            nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
+            nearest = np.argpartition(near, len(at) - k, axis=1)[:, -k:]
             np.add.at(votes, (at[rows][:, None], given[at[nearest]]), 1 / k)
     return votes
 
@@ -185,10 +186,9 @@ def _ridge_fold(part, *, strength):
     _, packed, clips = part
     lesson = _lesson(dataclasses.replace(packed, clips=clips))
     line = Ridge(lesson.labels, sample_rate=packed.sample_rate, n_samples=packed.n_samples)
-    line.fit(packed.read(lesson.rows['train']), lesson.classes['train'], strength=strength)
-    heard = packed.read(lesson.rows['valid'])
-    pictures = coarse_pictures(heard, packed.sample_rate)[:, :-1]
-    return (lesson.rows['valid'], line.predict(heard), pictures, np.zeros(len(heard), int)), lesson.labels
+    line.fit_pictures(packed_pictures(packed, lesson.rows['train']), lesson.classes['train'], strength=strength)
+    heard = packed_pictures(packed, lesson.rows['valid'])
+    return (lesson.rows['valid'], line.predict_pictures(heard), heard[:, :-1], np.zeros(len(heard), int)), lesson.labels
 
 def judge_with_ridge(
     packed:Packed, # the corpus
