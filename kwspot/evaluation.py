@@ -7,7 +7,7 @@ __all__ = ['count_confusion', 'class_table', 'macro_f1', 'top_confusions', 'wils
            'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'plot_speakers', 'score',
            'plot_confusion', 'plot_confusion_interactive', 'as_run', 'pattern_for', 'run_labels', 'run_task',
            'select_clips', 'predictions', 'silence_windows', 'score_predictions', 'class_numbers', 'evaluate',
-           'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'listen']
+           'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'clip_players']
 
 # %% ../nbs/60_evaluation.ipynb #25e4d756
 import base64
@@ -191,8 +191,8 @@ def coverage(
     n_clips:int=30, # a speaker
     accuracy:float=0.85, # of all possible speakers on average
     spread:float=0.10, # standard deviation of the speakers' accuracies
-    n_studies:int=500, # simulated
-    n_boot:int=500, # resamples a study
+    n_studies:int=1000, # simulated
+    n_boot:int=2000, # resamples a study
     seed:int=0, # of the simulation
 )->dict[str, float]: # 'wilson', 'percentile', 'expanded': share of intervals that hold the true accuracy
     "How often 95 % intervals contain the truth when speakers differ."
@@ -251,6 +251,9 @@ def _intervals(targets, predicted, n_classes, speakers, seed, n_boot):
     groups, alike = speaker_groups(speakers, targets * n_classes + predicted)
     right, n = targets == predicted, len(alike)
     if alike.sum() < 2: return (0., 1.), (0., 1.)
+    if right.all() or not right.any(): # then macro-F1 is the accuracy, and no resample differs from another
+        ends = bootstrap_accuracy(right, speakers)
+        return ends, ends
     def count(classes, chosen):
         counts = np.bincount(groups[chosen] * n_classes + classes[chosen],
                              minlength=n * n_classes).reshape(n, n_classes)
@@ -258,7 +261,6 @@ def _intervals(targets, predicted, n_classes, speakers, seed, n_boot):
     found, said, heard = count(targets, right), count(targets, slice(None)), count(predicted, slice(None))
     drawn = [(draw @ found, draw @ said, draw @ heard) for draw in resamples(alike, n_boot=n_boot, seed=seed)]
     f1 = interval(np.concatenate([_macro_f1(*part) for part in drawn]), int(alike.sum()))
-    if right.all() or not right.any(): return bootstrap_accuracy(right, speakers), f1
     return interval(np.concatenate([part[0].sum(1) / part[1].sum(1) for part in drawn]), int(alike.sum())), f1
 
 # %% ../nbs/60_evaluation.ipynb #fb1cabab
@@ -689,7 +691,7 @@ def audio_tag(
             f'src="data:audio/wav;base64,{sound}"></audio>')
 
 # %% ../nbs/60_evaluation.ipynb #50d1c6f3
-def listen(
+def clip_players(
     errors:pd.DataFrame, # of `worst_errors` or `confused_clips`
     *,
     n:int=3, # at most so many
