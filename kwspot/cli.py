@@ -615,8 +615,8 @@ def _say_scores(scores:dict, # what `evaluate --json` prints
     kept = 'ece_stored' in calibration
     ece, at = (calibration['ece_stored' if kept else 'ece_tempered'],
                calibration['stored_temperature' if kept else 'temperature'])
-    print(f"Macro-F1 {scores['macro_f1']:.3f}; calibration error {100 * calibration['ece']:.1f} points, "
-          f"{100 * ece:.1f} at {'the stored' if kept else 'a'} temperature of {at:.2f}")
+    then = '' if ece is None else f", {100 * ece:.1f} at {'the stored' if kept else 'a'} temperature of {at:.2f}"
+    print(f"Macro-F1 {scores['macro_f1']:.3f}; calibration error {100 * calibration['ece']:.1f} points{then}")
     _table('', ['class', 'precision', 'recall', 'F1', 'clips'],
            [(name, *('–' if c[part] is None else f'{c[part]:.3f}' for part in ('precision', 'recall', 'f1')), c['n'])
             for name, c in scores['per_class'].items()])
@@ -793,7 +793,7 @@ def _listen(streamer, # streaming.Streamer
     if microphone: chunks = streaming.microphone(**settings)
     else:
         chunks = (streaming.read_raw(sys.stdin.buffer, **settings) if file == '-'
-                  else streaming.read_recording(file or '', **settings))
+                  else streaming.read_chunks(file or '', **settings))
     levels = streaming.Levels()
     try:
         for event in streaming.listen(streamer, levels.watch(chunks)):

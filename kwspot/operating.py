@@ -426,16 +426,20 @@ def calibration(
     seed:int=0, # of the halves
     n_bins:int=15, # of the reliability diagram
 )->dict: # temperature, ece, log_loss, ece_tempered, log_loss_tempered, n_clips
-    "How well the probabilities are calibrated, and how well with a temperature that was fitted on other speakers."
+    """How well the probabilities are calibrated, and how well with a temperature that was fitted on other speakers.
+    With only one speaker, and windows of silence perhaps, that cannot be told: the temperature is 1, and what it
+    brings None."""
     probabilities, targets = np.asarray(probabilities, float), np.asarray(targets, int)
     half = halves(speakers, seed=seed)
+    apart = half.any() and not half.all() and len(set(speakers) - {''}) != 1
     tempered = probabilities.copy()
-    for part in (half, ~half):
-        if part.any() and not part.all():
-            tempered[part] = temper(probabilities[part], fit_temperature(probabilities[~part], targets[~part]))
-    result = {'temperature': fit_temperature(probabilities, targets), 'n_clips': len(targets)}
+    for part in (half, ~half) if apart else ():
+        tempered[part] = temper(probabilities[part], fit_temperature(probabilities[~part], targets[~part]))
+    result: dict = {'temperature': fit_temperature(probabilities, targets) if apart else 1., 'n_clips': len(targets)}
     right = probabilities.argmax(1) == targets
-    for name, values in (('', probabilities), ('_tempered', tempered)):
+    for name, values in (('', probabilities), ('_tempered', tempered if apart else None)):
+        result |= {f'ece{name}': None, f'log_loss{name}': None}
+        if values is None: continue
         result[f'ece{name}'] = calibration_error(reliability(values.max(1).clip(0, 1), right, n_bins=n_bins))
         result[f'log_loss{name}'] = log_loss(values, targets)
     return result
@@ -553,18 +557,25 @@ def calibrate_run(
     seed:int=0, # of the halves
 )->dict: # of `calibration`, and split
     """Fit a temperature to a run and keep it in its run.json. Where one that is fitted on half of the speakers makes
-    the other half worse there is a warning and none is kept, nor an earlier one: the temperature is 1."""
+    the other half worse, or there is one speaker only, there is a warning and none is kept, nor an earlier one: the
+    temperature is 1."""
     table, probabilities = predictions(run, corpus, split=split, seed=seed)
     targets = class_numbers(table['label'], run_labels(run))
     facts = {**calibration(probabilities, targets, table['speaker'].to_numpy(dtype=object), seed=seed),
              'split': split}
-    if facts['log_loss_tempered'] > facts['log_loss']:
-        warnings.warn(f'{run.folder}: no temperature is kept: fitted on half of the speakers of {split} it makes the '
-                      f'log loss of the others worse, {facts["log_loss_tempered"]:.2f} instead of '
-                      f'{facts["log_loss"]:.2f}; {facts["n_clips"]} clips are too few, or too unlike each other',
-                      CorpusWarning, stacklevel=2)
+    reason = _useless(facts)
+    if reason:
+        warnings.warn(f'{run.folder}: no temperature is kept: {reason}', CorpusWarning, stacklevel=2)
         facts['temperature'] = 1.
         if 'calibration' in run.info: store_calibration(run, None)
         return facts
     store_calibration(run, facts)
     return facts
+
+def _useless(facts):
+    "Why the temperature of a `calibration` is not to be kept; '' where it is good."
+    split, before, after = facts['split'], facts['log_loss'], facts['log_loss_tempered']
+    if after is None: return f'one that is fitted on the only speaker of {split} cannot be tried on another'
+    if after <= before: return ''
+    return (f'fitted on half of the speakers of {split} it makes the log loss of the others worse, {after:.2f} '
+            f'instead of {before:.2f}; {facts["n_clips"]} clips are too few, or too unlike each other')

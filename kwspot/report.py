@@ -277,8 +277,12 @@ def _calibration_tile(facts):
     if facts['stored_temperature'] is not None:
         return ('calibration error', f'{100 * facts["ece_stored"]:.1f} points',
                 f'at the stored temperature of {facts["stored_temperature"]:.2f}; {100 * facts["ece"]:.1f} without')
-    return ('calibration error', f'{100 * facts["ece"]:.1f} points',
-            f'{100 * facts["ece_tempered"]:.1f} with a temperature fitted on other speakers')
+    return ('calibration error', f'{100 * facts["ece"]:.1f} points', _tempered_text(facts))
+
+def _tempered_text(facts):
+    "What a temperature would bring."
+    if facts['ece_tempered'] is None: return 'with one speaker nobody can say what a temperature would bring'
+    return f'{100 * facts["ece_tempered"]:.1f} with a temperature fitted on other speakers'
 
 def headline(
     findings:Findings, # of `measure`
@@ -466,8 +470,8 @@ def calibration_section(
         tables = {'the network': operating.reliability(raw, right),
                   f'at the stored temperature {kept:.2f}': findings.tables['reliability']}
     said = ('<p>Of the clips to which the model gives 90 %, nine in ten should be right. The expected calibration '
-            f'error of the network is {100 * facts["ece"]:.1f} points; {100 * facts["ece_tempered"]:.1f} with a '
-            f'temperature fitted on other speakers (about {facts["temperature"]:.2f}). '
+            f'error of the network is {100 * facts["ece"]:.1f} points; {_tempered_text(facts)}'
+            + (f' (about {facts["temperature"]:.2f}). ' if facts['ece_tempered'] is not None else '. ')
             + ('No temperature is stored with the run; <code>kwspot evaluate --calibrate</code> does that.'
                if kept is None else f'At the stored temperature of {kept:.2f}, which every other figure of this page '
                f'has, it is {100 * facts["ece_stored"]:.1f}.') + '</p>')
