@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from . import training
 from .anomaly import Limits
-from .baseline import Ridge, packed_pictures
+from .baseline import Ridge, packed_pictures, ridge_weights
 from .clip import waveform_batches
 from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning
@@ -186,7 +186,8 @@ def _ridge_fold(part, *, strength):
     _, packed, clips = part
     lesson = _lesson(dataclasses.replace(packed, clips=clips))
     line = Ridge(lesson.labels, sample_rate=packed.sample_rate, n_samples=packed.n_samples)
-    line.fit_pictures(packed_pictures(packed, lesson.rows['train']), lesson.classes['train'], strength=strength)
+    line.weights = ridge_weights(packed_pictures(packed, lesson.rows['train']), lesson.classes['train'],
+                                 len(lesson.labels), strength=strength)
     heard = packed_pictures(packed, lesson.rows['valid'])
     return (lesson.rows['valid'], line.predict_pictures(heard), heard[:, :-1], np.zeros(len(heard), int)), lesson.labels
 
