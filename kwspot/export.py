@@ -18,23 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from .clip import (  # noqa: F401
-    about_recording, as_clip, as_waveforms, light_clip, loudest_part, loudest_start, read_recording, read_whole,
-    sixteen_bits, waveform_batches)
-from .exported import (  # noqa: F401
-    RUNNERS, Exported, at_temperature, c_facts, calibrated, check_fresh, chosen_at_now, content_of, export_of,
-    facts_of, find_exported, is_c, known_of, litert_function, load_exported, model_mark, onnx_facts, run_c,
-    run_keras, run_litert, run_onnx, run_savedmodel, savedmodel_facts, steps_function, stored_temperature,
-    temperature_of, thresholds_of)
-from .formats import (  # noqa: F401
-    C_ARRAY, C_ENDS, C_HEADER, C_STEP_ENDS, EIGHT_BITS, FORMATS, ONNX_SEAL, ROUNDED, WRITERS, Source, c_step_numbers,
-    c_text, check_spared, equalised, frontend_outputs, heard_in_steps, known_formats, litert_converter, operations,
-    quantised, relu_pairs, save_model, last_outputs, steps_to_litert_dynamic, steps_to_litert_int8, weights_as_in,
-    weights_rounded, without_ranges, write_c, write_c_array, write_c_stream, write_keras, write_litert,
-    write_litert_dynamic, write_litert_int8, write_litert_stream, write_litert_stream_dynamic,
-    write_litert_stream_int8, write_onnx, write_savedmodel, write_sealed)
-from .modelfile import (  # noqa: F401
-    FACTS, ExportError, HasFacts, are_counts, attach_facts, attached_facts, check_facts, facts_as_files, seal, unsealed)
+from .exported import Exported, calibrated, is_c, load_exported, model_mark
+from .formats import EIGHT_BITS, FORMATS, ROUNDED, WRITERS, Source, known_formats
+from .modelfile import ExportError
+
+# %% ../nbs/71_export.ipynb #f683aa23
+def __getattr__(
+    name:str, # of something that is not here
+)->Any:
+    "What the chapters on clips, formats, model files and exported files hold. `AttributeError` for anything else."
+    from importlib import import_module
+    for chapter in ('clip', 'exported', 'formats', 'modelfile') if not name.startswith('_') else ():
+        module = import_module(f'kwspot.{chapter}')
+        if name in module.__all__: return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../nbs/71_export.ipynb #e496a6bf
 def proof_corpus(

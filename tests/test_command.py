@@ -28,7 +28,7 @@ def write_wav(path, n_samples=16000) -> None:
 
 def test_every_command_has_help():
     names = [line.split()[1] for line in kwspot('--help').stdout.splitlines() if line.startswith('│ ') and line[2:3].isalpha()]
-    assert {'demo', 'synth', 'fetch', 'audit', 'train', 'evaluate', 'spot', 'export'} <= set(names)
+    assert {'demo', 'synth', 'fetch', 'audit', 'train', 'evaluate', 'spot', 'export', 'stream', 'cache'} <= set(names)
     for name in names:
         shown = kwspot(name, '--help')
         assert shown.returncode == 0 and 'Usage' in shown.stdout
@@ -336,3 +336,31 @@ def test_stream_keeps_a_threshold_with_the_run(small_run):
     assert refused.returncode == 2
     unknown = kwspot('stream', 'run', '--fit', 'corpus', '--words', 'nonsense', cwd=small_run)
     assert unknown.returncode == 1 and unknown.stderr.count('\n') == 1 and 'nonsense' in unknown.stderr
+
+
+def test_speakers_are_told_as_in_the_training(small_run):
+    for file in (small_run / 'corpus').glob('*/*.wav'):
+        named = small_run / 'named' / file.parent.name / file.name.replace('_nohash_', '-')
+        named.parent.mkdir(parents=True, exist_ok=True)
+        named.write_bytes(file.read_bytes())
+    pattern = ('--speaker-pattern', '^([^-]+)-')
+    assert kwspot('train', 'named', '--out', 'patterned', '--epochs', 1, *pattern, cwd=small_run).returncode == 0
+    evaluated = kwspot('evaluate', 'patterned', 'named', '--json', cwd=small_run)
+    assert json.loads(evaluated.stdout)['n_speakers'] > 1
+    for args in (['export', 'patterned', '--corpus', 'named', '--format', 'litert'],
+                 ['stream', 'patterned', '--fit', 'named', '--hours', '0.02', '--per-hour', '100000']):
+        done = kwspot(*args, cwd=small_run)
+        assert done.returncode == 0 and 'tells no speaker' not in done.stderr, done.stderr
+    other = kwspot('evaluate', 'patterned', 'named', '--speaker-pattern', '^(.)', cwd=small_run)
+    assert other.returncode == 1 and other.stderr.count('\n') == 1 and 'was trained with the speaker pattern' in other.stderr
+
+
+def test_the_cache_is_listed_and_cleared(tmp_path):
+    write_wav(tmp_path / 'cache/kwspot/example-1-x/yes/a_nohash_0.wav')
+    if sys.platform != 'linux': pytest.skip('the cache folder cannot be named by XDG_CACHE_HOME')
+    environment = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    listed = json.loads(kwspot('cache', '--json', env=environment).stdout)
+    assert [one['kind'] for one in listed['things']] == ['embedded corpus'] and listed['bytes'] == 32044 and not listed['removed']
+    assert json.loads(kwspot('cache', '--clear', '--days', '1', '--json', env=environment).stdout)['things'] == []
+    assert kwspot('cache', '--clear', env=environment).returncode == 0
+    assert list((tmp_path / 'cache/kwspot').iterdir()) == []
