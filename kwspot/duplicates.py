@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['N_FINGERPRINT', 'PARTS', 'loudest_place', 'columns', 'fingerprint', 'close_pairs', 'neighbours', 'row_distance',
-           'emphasise', 'similarity', 'find_copies']
+           'emphasise', 'similarity', 'fine_structure', 'speed_ratio', 'similarity_at_speed', 'find_copies']
 
 # %% ../nbs/13_duplicates.ipynb #413b9344
 import math
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.fft
 from .corpus import CorpusError, read_clip
+from .measures import slow_down
 
 # %% ../nbs/13_duplicates.ipynb #5551fe03
 _ROWS, _OVERVIEW, _CLOSE_UP = 8, 16, 12 # rows of bands; columns
@@ -186,6 +187,64 @@ def similarity(
     likeness = size / 2 * float(abs(products[best])) / max(energy, 1e-9)
     return min(likeness, 1.), best if best < len(other) else best - size
 
+# %% ../nbs/13_duplicates.ipynb #fa477370
+_LOG_STEP, _N_LOG, _AROUND = 5e-4, 5000, 60 # on the scale of logarithms; how many; on either side
+_LOG_HERTZ = 150 * np.exp(_LOG_STEP * np.arange(_N_LOG))
+
+@_fast
+def fine_structure(
+    spectrum:np.ndarray, # (n_bins,) complex64, of a whole clip
+    hertz:float, # from bin to bin
+)->np.ndarray: # (5000,) float32, from 150 Hz to 1.8 kHz at equal ratios; sum of squares 1
+    "The strengths of a spectrum on a logarithmic scale, over those within 3 % around, less 1."
+    strength, sums = np.empty(_N_LOG, np.float32), np.zeros(_N_LOG + 1)
+    out, energy = np.empty(_N_LOG, np.float32), 1e-9
+    for k in range(_N_LOG):
+        at = _LOG_HERTZ[k] / hertz
+        first = int(at)
+        low, high, share = spectrum[first], spectrum[first + 1], at - first
+        strength[k] = ((1 - share) * np.sqrt(low.real**2 + low.imag**2) + share * np.sqrt(high.real**2 + high.imag**2))
+        sums[k + 1] = sums[k] + strength[k]
+    for k in range(_N_LOG):
+        first, last = max(k - _AROUND, 0), min(k + _AROUND + 1, _N_LOG)
+        usual = (sums[last] - sums[first]) / (last - first)
+        out[k] = min(strength[k] / (usual + 1e-3) - 1, 3.0) # one strong line is not everything
+        energy += out[k]**2
+    return out / np.float32(np.sqrt(energy))
+
+def speed_ratio(
+    one:np.ndarray, # (n_samples,) mono, any real type
+    other:np.ndarray, # (n_samples,) mono, at the same rate
+    sample_rate:int=16000, # Hz, at least 4,000
+    most:float=.06, # by how much it may be faster or slower
+)->tuple[float, float]: # how many times as fast the other is, and how alike the spectra are then, at most 1
+    "The speed at which two spectra are most alike. (1, 0) for less than 0.1 s."
+    if min(len(one), len(other)) < sample_rate // 10: return 1., 0.
+    slow = [slow_down(np.ascontiguousarray(clip[:2 * sample_rate]), sample_rate / 4000, 0.) for clip in (one, other)]
+    size, n = 2 * scipy.fft.next_fast_len(max(map(len, slow)), real=True), 2 * _N_LOG
+    first, second = (scipy.fft.rfft(fine_structure(scipy.fft.rfft(clip, size), 4000 / size), n) for clip in slow)
+    alike, reach = scipy.fft.irfft(np.conj(first) * second, n), int(most / _LOG_STEP)
+    around = np.r_[alike[-reach - 1:], alike[:reach + 2]]
+    best = int(around[1:-1].argmax()) + 1
+    before, here, after = around[best - 1:best + 2].tolist()
+    peak = np.clip((before - after) / 2 / min(before - 2 * here + after, -1e-9), -.5, .5) # between the steps
+    return math.exp(_LOG_STEP * (best - reach - 1 + peak)), here
+
+# %% ../nbs/13_duplicates.ipynb #0df1e07c
+_SPECTRA_ALIKE = .5 # two takes of a word reach 0.56, copies 0.53 at the least; the samples decide
+
+def similarity_at_speed(
+    one:np.ndarray, # (n_samples,) mono, any real type
+    other:np.ndarray, # (n_samples,) mono, at the same rate
+    sample_rate:int=16000, # Hz
+)->float: # 0 to 1; 0 where the spectra are not alike at any speed
+    "How nearly two clips are the same recording, at the best speed and shift."
+    speed, alike = speed_ratio(one, other, sample_rate)
+    if alike < _SPECTRA_ALIKE: return 0.
+    spectrum = scipy.fft.rfft(np.asarray(one, np.float32))
+    lengths = {round(len(one) / (speed * off)) for off in (1 - 1e-4, 1, 1 + 1e-4)}
+    return max(similarity(scipy.fft.irfft(spectrum, n), other, sample_rate)[0] for n in lengths)
+
 # %% ../nbs/13_duplicates.ipynb #fa3c9393
 def find_copies(
     paths:list[str], # of clips
@@ -195,6 +254,7 @@ def find_copies(
     sample_rate:int=16000, # Hz at which samples are compared
     limit:float=1.6, # largest distance of a part of the fingerprints, dB
     row_limit:float=1.2, # largest `row_distance` of those that are more than 0.8 dB apart
+    speed_limit:float=1., # largest distance, dB, of those that are compared at other speeds too
     at_least:float=.5, # smallest similarity that is written down
     max_pairs:int|None=None, # compared at most, nearest first; None: twice the clips, and 2,000
     n_workers:int|None=None, # threads; None: as many as processors
@@ -205,33 +265,37 @@ def find_copies(
     usable[first_row] = True # one of each group is enough
     usable &= np.isfinite(prints).all(1) & (np.asarray(groups) != '')
     rows = np.flatnonzero(usable)
-    pairs = _nearest(prints, rows, limit, row_limit, n_workers)
+    pairs, apart = _nearest(prints, rows, limit, row_limit, n_workers)
     pairs = pairs[:max(2 * len(paths), 2000) if max_pairs is None else max_pairs]
+    n_near = int(np.searchsorted(apart[:len(pairs)], speed_limit, side='right'))
     copy_of, likest = np.full(len(paths), -1, np.int64), np.zeros(len(paths))
-    for (one, other), ratio in zip(pairs.tolist(), _compare(paths, pairs, sample_rate, n_workers)):
+    for (one, other), ratio in zip(pairs.tolist(), _compare(paths, pairs, n_near, sample_rate, n_workers)):
         for here, there in ((one, other), (other, one)):
             if ratio >= max(at_least, likest[here] + 1e-9): copy_of[here], likest[here] = there, ratio
     return pd.DataFrame({'copy_of': copy_of, 'similarity': likest})
 
 # %% ../nbs/13_duplicates.ipynb #130d490c
-def _compare(paths, pairs, sample_rate, n_workers=None):
-    "The similarity of each pair, evened out where it is half; 0 where a clip cannot be read."
+def _compare(paths, pairs, n_near, sample_rate, n_workers=None):
+    """The similarity of each pair, evened out where it is half, and at another speed of the first `n_near`; 0 where a
+    clip cannot be read."""
     @lru_cache(maxsize=512)
     def samples(row):
         try: return read_clip(paths[row], sample_rate=sample_rate)
         except (CorpusError, OSError): return np.zeros(0, np.int16)
-    def likeness(pair):
-        one, other = map(samples, pair)
+    def likeness(one, other, is_near):
+        one, other = samples(one), samples(other)
         ratio = similarity(one, other, sample_rate)[0]
+        if is_near and ratio < .9: ratio = max(ratio, similarity_at_speed(one, other, sample_rate))
         return ratio if not .5 < ratio < .9 else max(ratio, similarity(one, other, sample_rate, even=True)[0])
+    pairs = np.column_stack([pairs, np.arange(len(pairs)) < n_near])
     blocks = np.array_split(pairs, len(pairs) // 64 + 1) # a task for each pair would take two kilobytes
     with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool:
-        for block in pool.map(lambda block: [likeness(pair) for pair in block.tolist()], blocks): yield from block
+        for block in pool.map(lambda block: [likeness(*pair) for pair in block.tolist()], blocks): yield from block
 
 _NEAR_ENOUGH = .8 # dB: at that distance nobody asks for the rows
 
 def _nearest(prints, rows, limit, row_limit, n_workers):
-    "The pairs of some rows that can be copies, by either part, the nearest first."
+    "The pairs of some rows that can be copies, by either part, the nearest first, and how far apart they are, dB."
     pairs, apart = [np.empty((0, 2), np.int64)], [np.empty(0)]
     for part in PARTS:
         some = prints[rows, part].astype(np.float32)
@@ -242,6 +306,7 @@ def _nearest(prints, rows, limit, row_limit, n_workers):
             kept = (distance <= _NEAR_ENOUGH) | (row_distance(one, other) <= row_limit)
             pairs.append(rows[block[kept]])
             apart.append(distance[kept])
-    nearest = np.concatenate(pairs)[np.argsort(np.concatenate(apart), kind='stable')]
-    _, first = np.unique(nearest, axis=0, return_index=True) # a pair may be near in both parts
-    return nearest[np.sort(first)]
+    order = np.argsort(np.concatenate(apart), kind='stable')
+    nearest, distances = np.concatenate(pairs)[order], np.concatenate(apart)[order]
+    first = np.sort(np.unique(nearest, axis=0, return_index=True)[1]) # a pair may be near in both parts
+    return nearest[first], distances[first]

@@ -7,8 +7,8 @@ __all__ = ['near_extremes', 'next_inside', 'flat_tops', 'how_many', 'piled_up', 
            'farthest_mean', 'used_step', 'longest_dropout', 'Grid', 'frame_grid', 'top_edges', 'window_frames',
            'sum_bands', 'band_powers', 'kth_smallest', 'speech_excess', 'active_runs', 'word_runs', 'without_rumble',
            'edge_noise', 'edge_level', 'edge_levels', 'slow_down', 'repetition', 'voicing', 'voiced_edges',
-           'tone_share', 'steady_tones', 'hum', 'widest_band', 'bandwidth', 'parity', 'Measures', 'padding',
-           'summarise', 'describe', 'measure_bands', 'measure_clip']
+           'tone_share', 'quarter_rate', 'steady_tones', 'locked_tone', 'hum', 'widest_band', 'bandwidth',
+           'is_stretched', 'parity', 'Measures', 'padding', 'summarise', 'describe', 'measure_bands', 'measure_clip']
 
 # %% ../nbs/12_measures.ipynb #54c3c4b4
 from functools import lru_cache
@@ -233,6 +233,7 @@ class Grid(NamedTuple):
     edges:np.ndarray # (n_bands + 1,) Hz
     bins:np.ndarray # (n_bands + 1,) the same as numbers of Fourier bins
     rounding:np.ndarray # (n_bands,) power of rounding to 16 bits in each band
+    treble:np.ndarray # (2,) the same of what the last band holds from 7 kHz up; nothing at other rates than 16 kHz
 
 # %% ../nbs/12_measures.ipynb #24ae1b27
 @lru_cache(maxsize=16)
@@ -246,8 +247,8 @@ def frame_grid(
     bins = np.round(edges * size / sample_rate).astype(np.int64)
     rounding = np.diff(bins) / (size / 2) / 12
     return Grid(size, sample_rate // 100, (window * np.sqrt(2 / size / np.sum(window**2))).astype(np.float32),
-                edges, bins,
-                rounding.astype(np.float32))
+                edges, bins, rounding.astype(np.float32),
+                np.array([7000 * size // 16000 if sample_rate == 16000 else bins[-1], bins[-1]]))
 
 # %% ../nbs/12_measures.ipynb #b91916db
 def top_edges(
@@ -291,6 +292,23 @@ def sum_bands(
             out[t, band] = total
 
 # %% ../nbs/12_measures.ipynb #8cbb3677
+_NOTHING = np.zeros(1, np.float32)
+
+def _table(clip, sample_rate, block=4096):
+    "`band_powers`, and the power of each frame from 7 kHz up, without rounding: see `Grid.treble`."
+    grid = frame_grid(sample_rate)
+    if clip.size < grid.size: clip = np.pad(clip, (0, grid.size - clip.size))
+    n = 1 + (clip.size - grid.size) // grid.step
+    bands, treble = np.empty((n, grid.rounding.size), np.float32), np.empty((n, 1), np.float32)
+    for start in range(0, n, block):
+        part = bands[start:start + block]
+        frames = np.empty((len(part), grid.size), np.float32)
+        window_frames(clip[start * grid.step:], grid.window, grid.step, frames)
+        spectrum = scipy.fft.rfft(frames, axis=1, overwrite_x=True)
+        sum_bands(spectrum, grid.bins, grid.rounding, part)
+        sum_bands(spectrum, grid.treble, _NOTHING, treble[start:start + block])
+    return bands, treble[:, 0]
+
 def band_powers(
     clip:np.ndarray, # (n_samples,) mono, int16
     sample_rate:int, # Hz
@@ -298,15 +316,7 @@ def band_powers(
     block:int=4096, # frames at a time
 )->np.ndarray: # (n_frames, n_bands) float32, mean squares in 16-bit steps
     "The power of each frame in each critical band, rounding included. A clip shorter than a frame is filled up."
-    grid = frame_grid(sample_rate)
-    if clip.size < grid.size: clip = np.pad(clip, (0, grid.size - clip.size))
-    bands = np.empty((1 + (clip.size - grid.size) // grid.step, grid.rounding.size), np.float32)
-    for start in range(0, len(bands), block):
-        part = bands[start:start + block]
-        frames = np.empty((len(part), grid.size), np.float32)
-        window_frames(clip[start * grid.step:], grid.window, grid.step, frames)
-        sum_bands(scipy.fft.rfft(frames, axis=1, overwrite_x=True), grid.bins, grid.rounding, part)
-    return bands
+    return _table(clip, sample_rate, block)[0]
 
 # %% ../nbs/12_measures.ipynb #bde8bcf6
 @_jit
@@ -552,16 +562,23 @@ _WAVES = np.exp(-2j * np.pi * np.outer(_HUM_HZ, np.arange(200)) / 1000)
 _HUM_WAVES = (np.hanning(201)[:-1] / 100 * _WAVES).astype(np.complex64)
 
 @_fast
+def quarter_rate(
+    slow:np.ndarray, # (n,) float32, at 4 kHz, n at least 8
+)->np.ndarray: # (n / 4 - 1,) float32, at 1 kHz
+    "A quarter of the rate, by a mean of seven samples in which the middle counts most."
+    out = np.empty(slow.size // 4 - 1, np.float32)
+    for i in range(out.size):
+        k = 4 * i + 3
+        out[i] = (slow[k - 3] + slow[k + 3] + 2 * (slow[k - 2] + slow[k + 2]) + 3 * (slow[k - 1] + slow[k + 1])
+                  + 4 * slow[k]) / 16
+    return out
+
+@_fast
 def steady_tones(
-    slow:np.ndarray, # (n,) float32, at 4 kHz, n at least 1,600
-    waves:np.ndarray, # (n_tones, 200) complex64, windowed, at 1 kHz
+    slower:np.ndarray, # (n,) float32, at 1 kHz, n at least 399
+    waves:np.ndarray, # (n_tones, 200) complex64, windowed
 )->np.ndarray: # (n_tones,) mean square of each tone, 25th percentile over pieces of 200 ms
     "What there is of some tones nearly always."
-    slower = np.empty(slow.size // 4 - 1, np.float32)
-    for i in range(slower.size):
-        k = 4 * i + 3
-        slower[i] = (slow[k - 3] + slow[k + 3] + 2 * (slow[k - 2] + slow[k + 2]) + 3 * (slow[k - 1] + slow[k + 1])
-                     + 4 * slow[k]) / 16
     n = (slower.size - 200) // 50 + 1
     power, out = np.empty(n, np.float32), np.empty(len(waves), np.float32)
     for tone in range(len(waves)):
@@ -575,16 +592,52 @@ def steady_tones(
     return out
 
 # %% ../nbs/12_measures.ipynb #a1b9c1da
-@_jit
+_HARMONICS = np.array([100., 120.]) # Hz; in 50 ms either has whole periods
+_LOCK_WAVES = np.exp(-2j * np.pi * np.outer(_HARMONICS, np.arange(50)) / 1000) / 25
+_LOCK_WAVES = np.stack([_LOCK_WAVES.real, _LOCK_WAVES.imag], axis=1).astype(np.float32) # (2, 2, 50)
+_DRIFTS = np.array([0, -.15, .15, -.3, .3]) # Hz by which twice the mains is off
+_STANDS_OUT = 10. # times its neighbourhood: the mains itself is there, and nobody asks for its double
+
+@_fast
+def locked_tone(
+    slower:np.ndarray, # (n,) float32, at 1 kHz, at least 0.4 s; the first 30 s are looked at
+    wave:np.ndarray, # (2, 50) float32: whole periods of the tone, its cosine and its sine
+)->tuple: # the steady part over how far the best third of the pieces are from it; its mean square
+    "A tone that keeps its phase: what most pieces of 50 ms have in common, and how much they differ from that."
+    size = wave.shape[1]
+    n, best, level = min(slower.size // size, 600), 0.0, 0.0
+    real, imag = np.empty(n, np.float32), np.empty(n, np.float32)
+    for piece in range(n):
+        part, one, other = slower[piece * size:(piece + 1) * size], np.float32(0), np.float32(0)
+        for k in range(size): one += part[k] * wave[0, k]
+        for k in range(size): other += part[k] * wave[1, k]
+        real[piece], imag[piece] = one, other
+    changes = (real[1:] - real[:-1])**2 + (imag[1:] - imag[:-1])**2
+    if 3 * kth_smallest(changes, n // 4) > kth_smallest(real**2 + imag**2, n // 4): return best, level # as in any noise
+    for drift in _DRIFTS:
+        turn = 2 * np.pi * drift * size / 1000 * np.arange(n)
+        ahead, aside = real * np.cos(turn) + imag * np.sin(turn), imag * np.cos(turn) - real * np.sin(turn)
+        here, there = kth_smallest(ahead, n // 2), kth_smallest(aside, n // 2)
+        rest = kth_smallest((ahead - here)**2 + (aside - there)**2, n // 3)
+        ratio = (here**2 + there**2 + 1e-3) / (rest + 1e-3)
+        if ratio > best: best, level = ratio, (here**2 + there**2) / 2
+    return best, level
+
+# %% ../nbs/12_measures.ipynb #e25d9e0f
+@_fast
 def hum(
     slow:np.ndarray, # (n,) float32: the clip at 4 kHz, as `slow_down` makes it
 )->tuple: # dB above the neighbourhood, level in dBFS, frequency in Hz
-    "The steady tone of the mains. (0, -inf, 0) for less than 0.4 s, too short to tell."
+    "The steady tone of the mains, at once or twice its frequency. (0, -inf, 0) for less than 0.4 s, too short to tell."
     if slow.size < 1600: return 0., -np.inf, 0.
-    below, fifty, sixty, above = steady_tones(slow, _HUM_WAVES)
-    tone = np.float64(max(fifty, sixty))
-    around = (np.float64(below) + np.float64(above)) / 2 + 1e-3
-    return 10 * log10(tone / around + 1e-9), 10 * log10(tone / 32768**2 + 1e-15), 50. if fifty >= sixty else 60.
+    slower = quarter_rate(slow)
+    below, fifty, sixty, above = steady_tones(slower, _HUM_WAVES)
+    tone, hertz = np.float64(max(fifty, sixty)), 50. if fifty >= sixty else 60.
+    ratio = tone / ((np.float64(below) + np.float64(above)) / 2 + 1e-3)
+    for k in range(_HARMONICS.size if ratio < _STANDS_OUT else 0):
+        its_ratio, its_tone = locked_tone(slower, _LOCK_WAVES[k])
+        if its_ratio > ratio: ratio, tone, hertz = its_ratio, its_tone, _HARMONICS[k]
+    return 10 * log10(ratio + 1e-9), 10 * log10(tone / 32768**2 + 1e-15), hertz
 
 # %% ../nbs/12_measures.ipynb #1ab02d8c
 _LEAK, _MEAN_LEAK = 2e-5, 1e-5 # of a resampler: of a frame, and of the mean over the frames
@@ -619,6 +672,30 @@ def bandwidth(
     "Up to where a clip holds more than the noise of rounding. Judged in bands: the truth may lie one band lower."
     if not len(bands): return 0.
     return float(grid.edges[widest_band(bands, grid.rounding, n_active, np.ones(len(bands), bool)) + 1])
+
+# %% ../nbs/12_measures.ipynb #5502b8e3
+_SHARE, _MEAN_SHARE, _STEEP = 7e-6, 5e-7, 20. # of a frame; of the mean; 13 dB
+
+@_jit
+def is_stretched(
+    bands:np.ndarray, # (n_frames, n_bands) as `band_powers` returns them, of 16 kHz
+    treble:np.ndarray, # (n_frames,) power from 7 to 7.7 kHz, without rounding
+    rounding:float, # its power there
+    heard:np.ndarray, # (n_frames,) bool: frames without padding; at least one
+)->bool:
+    "Is there nothing but rounding from 7 kHz up, pauses and all, and a steep fall from 6.4 kHz on."
+    rows = np.flatnonzero(heard)
+    top, nothing, enough = treble[rows], 1.4 * rounding, rows.size // 5 + 1
+    if kth_smallest(top, rows.size // 10) > .8 * nothing: return False # nearly all end here
+    power = np.array([bands[t, _NO_HUM:].sum() for t in rows])
+    if (top > nothing + _SHARE * power).sum() >= enough: return False
+    if top.mean() > nothing + _MEAN_SHARE * power.mean(): return False
+    loud, below, above = -kth_smallest(-power, 19), 0.0, 0.0
+    if kth_smallest(power, enough) > -kth_smallest(-power, 9) / 100: return False # without pauses it tells nothing
+    for i in range(rows.size):
+        if power[i] < loud: continue
+        below, above = below + bands[rows[i], 18] / 1100, above + (bands[rows[i], 19] - top[i]) / 600
+    return below > _STEEP * above
 
 # %% ../nbs/12_measures.ipynb #896c9d48
 @_fast
@@ -661,7 +738,7 @@ class Measures(NamedTuple):
     end_level:float=np.nan # how loud it ends
     hum_db:float=np.nan # the mains tone above its neighbourhood
     hum_dbfs:float=np.nan # its level
-    hum_hz:float=np.nan # 50 or 60
+    hum_hz:float=np.nan # 50, 60, 100 or 120
     bandwidth_hz:float=np.nan # highest frequency with anything but the noise of rounding
 
 # %% ../nbs/12_measures.ipynb #91fe0962
@@ -725,6 +802,12 @@ def summarise(
             moment / weight, len(word_runs(runs, excess)))
 
 # %% ../nbs/12_measures.ipynb #d0f7759a
+def _top_band(bands, treble, grid, n_active, heard):
+    "The number of the highest band with anything in it; -1: none."
+    band, (first, last) = widest_band(bands, grid.rounding, n_active, heard), grid.treble.tolist()
+    if first == last or band < len(bands[0]) - 1: return band
+    return band - int(is_stretched(bands, treble, (last - first) / (grid.size / 2) / 12, heard))
+
 def describe(
     clip:np.ndarray, # (n_samples,) int16, not all the same
     sample_rate:int, # Hz
@@ -733,17 +816,16 @@ def describe(
     square:float, # mean square of the samples
     lead:int, # length of the first run of equal samples
     trail:int, # of the last
-    size:int, # of a frame, samples
-    step:int, # from frame to frame, samples
-    rounding:np.ndarray, # (n_bands,) power of rounding
+    grid:Grid, # of the sample rate
+    treble:np.ndarray, # (n_frames,) power from 7 kHz up, see `Grid.treble`
 )->tuple: # the measures of `Measures` from `padding_s` on, but for the last, which is the number of a band
     "What is measured of a clip that has anything in it."
-    slow, full, middle = slow_down(clip, sample_rate / 4000, mean), 32768**2, size / 2 / sample_rate
+    slow, full, middle = slow_down(clip, sample_rate / 4000, mean), 32768**2, grid.size / 2 / sample_rate
     hole = longest_dropout(clip, int(_SHORTEST_DROPOUT * sample_rate), int(_SIDE * sample_rate),
                            min(max(square / 16, 1.), _AUDIBLE))
     lead, trail = padding(clip, lead, trail, hole, sample_rate)
     heard = np.zeros(len(bands), bool)
-    heard[-(-lead // step):max((max(clip.size, size) - trail - size) // step + 1, 0)] = True
+    heard[-(-lead // grid.step):max((max(clip.size, grid.size) - trail - grid.size) // grid.step + 1, 0)] = True
     if heard.sum() < 3: heard[:] = True
     sound, noise, peak, n_active, share, begin, end, centre, n_words = summarise(bands[:, :_SPEECH_BANDS], heard)
     voiced = voiced_edges(slow[lead * 4000 // sample_rate:slow.size - trail * 4000 // sample_rate])
@@ -755,7 +837,7 @@ def describe(
     return ((lead + trail) / sample_rate, hole / sample_rate, _decibels(sound / full), _decibels(noise / full),
             _decibels((sound - noise) / noise, 1e-3), peak, n_active / 100, voicing(slow, bands), share, start_s,
             end_s, centre_s, float(n_words), first, last, tone, tone_level, tone_hertz,
-            widest_band(bands, rounding, n_active, heard))
+            _top_band(bands, treble, grid, n_active, heard))
 
 # %% ../nbs/12_measures.ipynb #a7b4ccb9
 _PARITY = .2 # of a clip that was brought to twice its rate by lines or steps
@@ -771,9 +853,9 @@ def measure_bands(
     scanned = scan_samples(clip)
     levels = _levels(clip, sample_rate, scanned)
     if scanned[0] == scanned[1] or sample_rate < 4000 or n < sample_rate // 20: return Measures(*levels), None
-    grid, bands = frame_grid(sample_rate), band_powers(clip, sample_rate)
-    *rest, band = describe(clip, sample_rate, bands, scanned[2] / n, scanned[3] / n, *scanned[5:], grid.size,
-                           grid.step, grid.rounding)
+    grid, (bands, treble) = frame_grid(sample_rate), _table(clip, sample_rate)
+    *rest, band = describe(clip, sample_rate, bands, scanned[2] / n, scanned[3] / n, *scanned[5:], grid,
+                           treble)
     if parity(clip) < _PARITY: band = min(band, int(np.searchsorted(grid.edges, sample_rate / 4)) - 1)
     found = Measures(*levels, *rest, float(grid.edges[band + 1]))
     is_tone = found.tone_share > _PURE or found.excess_db < _STEADY

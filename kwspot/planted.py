@@ -213,16 +213,17 @@ def _several_words(clip, rng, around):
 # %% ../nbs/21_planted.ipynb #b37afa36
 def _humming(clip, rng, around):
     times, mains = np.arange(clip.size) / 16000, rng.choice([50, 60])
-    tones = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * (mains + .02) * k * times + rng.uniform(0, 6))
-                for k in (2, 3, 4))
-    hum = np.sin(2 * np.pi * mains * times + rng.uniform(0, 6)) + tones
+    lowest = rng.choice([1, 2]) # twice the mains and multiples, where a microphone does not hear the mains itself
+    tones = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * (mains + .02) * k * lowest * times + rng.uniform(0, 6))
+                for k in (2, 3, 4)[:4 - lowest])
+    hum = np.sin(2 * np.pi * (mains + .02) * lowest * times + rng.uniform(0, 6)) + tones
     spectrum = np.abs(np.fft.rfft((clip - clip.mean()) * np.hanning(clip.size)))
-    rumble = spectrum[30:81].mean() / clip.size * 4 # amplitude of what is there already
+    rumble = spectrum[30 * lowest:80 * lowest + 1].mean() / clip.size * 4 # amplitude of what is there already
     amplitude = np.sqrt(2 * _power(clip) * .64 * 10**(-rng.uniform(12, 30) / 10))
     return to_int16(clip * .8 + hum * max(amplitude, 10 * rumble))
 
 def _upsampled(clip, rng, around):
-    rate = int(rng.choice([6000, 8000, 11025]))
+    rate = int(rng.choice([6000, 8000, 11025, 12000]))
     quiet, how = clip * rng.uniform(.4, .95), rng.integers(4)
     if how == 0: narrow = soxr.resample(soxr.resample(quiet, 16000, rate, quality='HQ'), rate, 16000, quality='HQ')
     elif how == 1:
@@ -312,7 +313,7 @@ FAULTS = (*SAMPLE_FAULTS, *FILE_FAULTS, *IDENTITY_FAULTS)
 _HEARD = ('quiet faint loud clipped offset coarse dropout padded no_speech noisy cut_start cut_end off_centre '
           'several_words hum band_limited')
 COMPANIONS = {
-    'short': 'cut_start cut_end off_centre', 'long': 'off_centre', 'quiet': _HEARD,
+    'hum': 'noisy', 'short': 'cut_start cut_end off_centre', 'long': 'off_centre', 'quiet': _HEARD,
     'faint': 'quiet band_limited padded', 'loud': 'clipped offset', 'clipped': 'faint offset', 'coarse': 'noisy hum',
     'dropout': 'offset', 'padded': 'cut_start cut_end',
     'no_speech': 'offset quiet band_limited near_duplicate duplicate_other_word duplicate_other_split',
