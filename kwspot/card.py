@@ -193,7 +193,7 @@ def unaware(
     value:Any, # that the run has now
 )->list[str]: # formats
     "The files that were written before the run had this."
-    return [format for format, row in info['exports'].items() if row.get('knows', {name: value}).get(name) != value]
+    return [format for format, row in info['exports'].items() if row.get('knows', {}).get(name) != value]
 
 
 def written_before(
@@ -349,14 +349,15 @@ def write_card(
     folder:Path, # a run folder
 )->list[str]: # formats whose files were written before what the run knows now
     """Write the card of a run anew from run.json, where it has files of its present model: after an export, a
-    calibration, or the choice of a threshold."""
+    calibration, or the choice of a threshold. What run.json does not say the files know, they are asked."""
     from kwspot.corpus import atomic_write
-    from kwspot.exported import known_of, model_mark
+    from kwspot.exported import carried_by, known_of, model_mark
     info, mark = json.loads((folder / 'run.json').read_text(encoding='utf-8')), model_mark(folder)
-    exports = {name: row for name, row in info.get('exports', {}).items() if row.get('mark') == mark}
+    exports = {name: {'knows': carried_by(folder / row['file']), **row} if 'knows' not in row else row
+               for name, row in info.get('exports', {}).items() if row.get('mark') == mark}
     if not (exports and info.get('proof')): return []
     with atomic_write(folder / CARD) as temporary:
         temporary.write_text(model_card({**info, 'exports': exports}), encoding='utf-8', newline='\n')
     now = known_of(folder)
-    return [name for name, row in exports.items() if row.get('knows', now) != now]
+    return [name for name, row in exports.items() if row['knows'] != now]
 

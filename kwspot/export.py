@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'AGREEMENT', 'proof_corpus', 'training_clips', 'odd_clips', 'compare', 'latency', 'processor',
-           'objection', 'Proof', 'make_proof', 'judge', 'step_figures', 'new_place', 'write_proved', 'training_corpus',
-           'fingerprint_for', 'n_heard', 'about_proof', 'record', 'export', 'bars', 'plot_exports']
+           'objection', 'Proof', 'make_proof', 'judge', 'step_figures', 'new_place', 'named_after', 'write_proved',
+           'training_corpus', 'fingerprint_for', 'clips_of_task', 'n_heard', 'about_proof', 'record', 'export', 'bars',
+           'plot_exports']
 
 # %% ../nbs/71_export.ipynb #7d26200e
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .exported import Exported, calibrated, is_c, load_exported, model_mark
+from .exported import ClipsInSteps, Exported, calibrated, is_c, load_exported, model_mark
 from .formats import EIGHT_BITS, FORMATS, ROUNDED, WRITERS, Source, known_formats
 from .modelfile import ExportError
 
@@ -183,11 +184,9 @@ def judge(
 
 # %% ../nbs/71_export.ipynb #daf3bb98
 def step_figures(
-    file:Path, # a LiteRT model in steps
+    steps:Any, # streaming.Steps
 )->dict: # hop_ms, carried, n_state; p50_ms and p99_ms of a step
-    "What a stream costs that is heard by this file."
-    from kwspot.streaming import load_steps
-    steps = load_steps(file)
+    "What a stream costs that is heard by this model."
     state, known = steps.start(), steps.facts
     return {'hop_ms': steps.hop_ms, 'carried': known['carried'], 'n_state': known['n_state'],
             **latency(lambda piece: steps.advance(piece, state), known['n_input'])}
@@ -206,6 +205,19 @@ def new_place(
     with atomic_folder(place, replace=True) as temporary: yield temporary
 
 
+@contextlib.contextmanager
+def named_after(
+    place:Path, # where the file is to lie
+    temporary:Path, # where it lies
+)->Iterator[None]:
+    "Have an error that begins with the temporary name of a file, which nobody has seen, name it as it is known."
+    try: yield
+    except ValueError as error:
+        if not str(error).startswith(f'{temporary}: '): raise
+        what = str(error).removeprefix(f'{temporary}: ').split(';')[0] # without the remedy for a file that is there
+        raise ExportError(f'{place}: was not written: {what}') from None
+
+
 def write_proved(
     format:str, # in `FORMATS`
     source:Source, # what is written
@@ -214,12 +226,12 @@ def write_proved(
 )->dict: # file, bytes, and the figures of `judge`
     "Write one format; it gets its name when it has given the model's answers. `ExportError` if it does not."
     place = folder / FORMATS[format]
-    with new_place(place) as temporary:
+    with new_place(place) as temporary, named_after(place, temporary):
         WRITERS[format](source, temporary)
         exported = load_exported(temporary)
         figures = judge(exported, proof)
         if reason := objection(format, figures): raise ExportError(f'{place}: was not written: {reason}')
-        if 'stream' in format: figures |= step_figures(temporary)
+        if isinstance(exported.run, ClipsInSteps): figures |= step_figures(exported.run.steps)
         files = [temporary] if temporary.is_file() else [file for file in temporary.rglob('*') if file.is_file()]
         size = exported.info['n_bytes'] if is_c(temporary) else sum(file.stat().st_size for file in files)
     return {'file': str(place), 'bytes': size, **figures}
@@ -248,14 +260,24 @@ def fingerprint_for(
     return known['fingerprint'] if copied else lesson.fingerprint
 
 
+def clips_of_task(
+    run:Any, # training.Run
+    packed:Any, # preprocessing.Packed
+)->Any: # pandas.DataFrame: some of its clips
+    "The clips that can be used and for which the run has a label."
+    from kwspot import evaluation
+    task, clips = evaluation.run_task(run), packed.clips
+    known = [word for word in clips['word'].unique() if task.label(word)]
+    return clips[clips['ok'] & clips['word'].isin(known)]
+
+
 def n_heard(
-    known:Any|None, # preprocessing.Packed that the run was trained from
+    clips:Any|None, # pandas.DataFrame with the clips of the run's task in the corpus trained on
     table:Any, # pandas.DataFrame with the speakers of a proof
 )->int|None:
     "How many speakers of a proof have the name of one whom the training heard; None where there is nothing to compare."
-    if known is None: return None
-    rows = known.clips[known.clips['ok'] & (known.clips['split'] == 'train')]
-    heard, asked = set(rows['speaker']) - {''}, set(table['speaker']) - {''}
+    if clips is None: return None
+    heard, asked = set(clips['speaker'][clips['split'] == 'train']) - {''}, set(table['speaker']) - {''}
     return len(heard & asked) if heard and asked else None
 
 # %% ../nbs/71_export.ipynb #36d90764
@@ -272,11 +294,10 @@ def about_proof(
     heard = {label: row for label, row in scores['per_class'].items() if row['n']}
     weakest = dict(sorted(heard.items(), key=lambda item: item[1]['f1'])[:5])
     known = training_corpus(run)
-    about = lambda packed: {**about_corpus(packed.clips[packed.clips['ok']]),
-                            'fingerprint': fingerprint_for(run, packed)}
+    about = lambda packed: {**about_corpus(clips_of_task(run, packed)), 'fingerprint': fingerprint_for(run, packed)}
     return {'split': proof.split, **{name: scores[name] for name in told}, 'weakest': weakest,
-            'n_heard_speakers': n_heard(known, proof.table), 'corpus': about(proof.packed),
-            'training': about(known) if known else None, 'processor': processor()}
+            'n_heard_speakers': n_heard(clips_of_task(run, known) if known else None, proof.table),
+            'corpus': about(proof.packed), 'training': about(known) if known else None, 'processor': processor()}
 
 # %% ../nbs/71_export.ipynb #6c834377
 def record(
