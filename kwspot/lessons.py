@@ -96,10 +96,11 @@ def packed_corpus(
     speaker_pattern:str|None=None, # see `corpus.index`
     pack_folder:str|Path|None=None, # instead of the user's cache folder
     decisions:str|Path|pd.DataFrame|None=None, # to honour, see `decisions.apply_decisions`
+    task:str|None=None, # whose words it must have, before minutes of packing
     progress:bool|None=None, # show progress; on a terminal if None
 )->preprocessing.Packed:
     """The corpus packed, now or earlier; as it was decided, in a place of its own.
-    `CorpusError` for decisions about a packed corpus, or speakers of it."""
+    `CorpusError` for decisions about a packed corpus, or speakers of it, and as `preprocessing.make_task`."""
     corpus = preprocessing.opened(corpus)
     if isinstance(corpus, preprocessing.Packed) and speaker_pattern:
         raise CorpusError(f'{corpus.folder}: is packed, with the speakers that were found then; give '
@@ -108,6 +109,7 @@ def packed_corpus(
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     assert not isinstance(corpus, preprocessing.Packed)  # `decided_index` refuses it
     table = corpus if isinstance(corpus, pd.DataFrame) else index(str(corpus), speaker_pattern=speaker_pattern)
+    if task is not None: preprocessing.make_task(task, table)
     named = corpus if decisions is None else table.assign(path=table['word'] + ' ' + table['path'])
     how = {'sample_rate': sample_rate, 'n_samples': n_samples}
     if pack_folder and is_url(pack_folder):

@@ -130,7 +130,8 @@ def make_task(
     spec:str, # 'words', 'kaggle12', or words with commas between them
     index:pd.DataFrame, # of the corpus: `word`, and `n_samples` to leave unreadable clips out
 )->Task:
-    "The task of that name for a corpus. `CorpusError` where the corpus has one word only, or lacks one of them."
+    """The task of that name for a corpus. `CorpusError` where the corpus has one word only, or no clip of one of the
+    task's, or the task names one twice."""
     if not isinstance(spec, str):
         raise CorpusError(f'task {spec!r}: is no text; give words, kaggle12, or words with commas between, as '
                           'yes,no,stop')
@@ -139,10 +140,13 @@ def make_task(
     if len(words) < 2:
         raise CorpusError(f'words with readable clips: {", ".join(words) or "none"}; a task needs two or more: '
                           'add a word folder')
-    task = _task(spec, words)
+    task, named = _task(spec, words), [word.strip() for word in spec.split(',')]
+    if twice := [word for word in task.words if named.count(word) > 1]:
+        raise CorpusError(f'task {spec!r} names {twice[0]} twice; name each word once')
     lacking = [word for word in task.words if word not in words]
     if lacking:
-        raise CorpusError(f'task {spec!r}: the corpus has no {", ".join(lacking)}; name some of its words instead '
+        what = 'readable clip of ' if set(lacking) <= set(index['word']) else ''
+        raise CorpusError(f'task {spec!r}: the corpus has no {what}{", ".join(lacking)}; name some of its words instead '
                           f'({", ".join(words[:40])}{", ..." if len(words) > 40 else ""}) or use the task words')
     if not task.words:
         raise CorpusError(f'task {spec!r} names no word; give words, kaggle12, or a list like yes,no,stop')

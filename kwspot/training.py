@@ -8,11 +8,12 @@ __all__ = ['RUN_FORMAT', 'STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed
            'with_teachers', 'made_for', 'check_teachers', 'loss_of', 'average_weights', 'heard', 'ask_teachers',
            'hearing', 'fused', 'training_step', 'piece_step', 'mirrored_step', 'validation_step', 'validate',
            'save_checkpoint', 'load_checkpoint', 'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing',
-           'refusals', 'check_folder', 'open_folder', 'only_run', 'Run', 'load_model', 'load_run', 'choices_of',
-           'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach',
-           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
-           'describe', 'finished', 'has_begun', 'settings_of', 'check_epochs', 'check_checkpoint', 'check_earlier',
-           'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
+           'refusals', 'check_folder', 'open_folder', 'only_run', 'Run', 'load_model', 'half_extended', 'load_run',
+           'choices_of', 'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights',
+           'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
+           'write_history', 'finish', 'describe', 'finished', 'has_begun', 'settings_of', 'check_epochs',
+           'check_checkpoint', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep',
+           'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -584,8 +585,10 @@ class Run(HasFacts):
     @cached_property
     def model(self)->keras.Model:
         """Waveform float32 (batch, n_samples) in [-1, 1] -> probabilities (batch, n_classes).
-        `TrainingError` if training is not finished."""
-        return load_model(self.folder / 'model.keras', self.labels)
+        `TrainingError` if training is not finished, `TrainingWarning` if a finished one goes on with more epochs."""
+        model = load_model(self.folder / 'model.keras', self.labels)
+        if self.info['state'] != 'finished': warnings.warn(half_extended(self), TrainingWarning, stacklevel=2)
+        return model
 
     @cached_property
     def _judge(self):
@@ -620,6 +623,17 @@ def load_model(
         raise TrainingError(f'{file}: has {model.output_shape[-1]} outputs, '
                             f'but run.json lists {len(labels)} labels; restore the file that belongs here')
     return model
+
+
+def half_extended(
+    run:Run, # whose model is from before more epochs were asked for, which are not done yet
+)->str:
+    "Which weights its model has."
+    done, wanted = len(run.history), run.info['recipe']['epochs']
+    kept = run.info.get('metrics', {}).get('epoch') # which earlier versions did not note
+    which = f'that of epoch {kept}, kept from the first {run.info["epochs_done"]}' if kept else 'that of before'
+    return (f'{run.folder}: is to have {wanted} epochs and has had {done}; until all are done its model is {which}: '
+            'run the same training again to go on')
 
 
 def load_run(
@@ -864,6 +878,9 @@ def write_history(
                                      encoding='utf-8')
 
 
+_OF_MODEL = ('epochs_done', 'parameters', 'metrics') # in run.json: true until there is another model
+
+
 def finish(
     out:Path, # the run folder
     learner:Learner, # what learns
@@ -1023,13 +1040,15 @@ def train(
     done = earlier is not None and finished(out, earlier, chosen.epochs)
     if not done: check_folder(out, None if has_begun(out) else corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
-                           pack_folder=pack_folder, decisions=decisions,
+                           pack_folder=pack_folder, decisions=decisions, task=task,
                            progress=progress if isinstance(progress, bool) else None)
     asked = preprocessing.make_task(task, packed.clips[packed.clips['ok']])
     lesson = make_lesson(packed, asked, window=shuffle_window)
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = describe(lesson, chosen, **settings)
-    if earlier: check_same(out, earlier, info)
+    if earlier:
+        check_same(out, earlier, info)
+        info |= {name: earlier[name] for name in _OF_MODEL if name in earlier}
     if done: return load_run(out)
     how: dict = dict(task=task, devices=devices, starts=starts, seed=seed, progress=progress)
     with refusals(out): return begin_or_go_on(lesson, chosen, out, info, **how)
