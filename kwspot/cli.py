@@ -115,9 +115,11 @@ def _opened(folder:str, # a corpus, or a pack
 def _words(text:str, # with commas between the words
            option:str='--words', # which the user gave it to
            )->list[str]:
-    "The words; `typer.BadParameter` where there are none."
+    "The words; `typer.BadParameter` where there are none, or one twice."
     words = [word.strip() for word in text.split(',') if word.strip()]
     if not words: raise typer.BadParameter(f'{text!r} names none; separate several by commas', param_hint=option)
+    if twice := [word for word in words if words.count(word) > 1]:
+        raise typer.BadParameter(f'{text!r} names {twice[0]} twice', param_hint=option)
     return words
 
 
@@ -163,11 +165,11 @@ def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
             f"always the commonest answer: {scores['majority_baseline']:.1%})")
 
 # %% ../nbs/80_cli.ipynb #af365595
-@app.command()
+@app.command(epilog='Example: kwspot synth corpus --words yes,no,stop --clips 600')
 def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpus goes
                            help='A folder that does not exist yet.')],
           clips:Annotated[int|None, typer.Option('--clips', min=1, metavar='N', # number of clips
-                          help='How many word clips (default 6,000).')]=None,
+                          help='How many word clips (default: 6,000).')]=None,
           words:Annotated[str|None, typer.Option('--words', metavar='W,…', # comma-separated words
                           help='Words, separated by commas (default: the 30 of Speech Commands v0.01); '
                           'yes=نعم gives a word another name for its folder.')]=None,
@@ -218,7 +220,7 @@ def _say_corpus(facts:dict, # what `_corpus_facts` returns
           f"by {by} ({splits}) and {_so_many(facts['n_noise_recordings'], 'noise recording')}")
 
 # %% ../nbs/80_cli.ipynb #754aaef7
-@app.command()
+@app.command(epilog='Example: kwspot fetch v0.02 speech_commands')
 def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', # which
                             help='A version of Speech Commands, or any name with --url.')],
           folder:Annotated[Path, typer.Argument(metavar='DIR', # destination
@@ -235,7 +237,7 @@ def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', # which
     _show(_corpus_facts(unpacked, corpus.index(unpacked)), as_json, _say_corpus)
 
 # %% ../nbs/80_cli.ipynb #1286c2bf
-@app.command()
+@app.command(epilog='Example: kwspot audit corpus --out audit.html')
 def audit(folder:CorpusFolder, # the corpus
           out:Annotated[str|None, typer.Option('--out', metavar='FILE', # table, page or folder
                         help='Write one row a clip (.parquet, .csv; with / at the end, a folder of Parquet in '
@@ -251,7 +253,7 @@ def audit(folder:CorpusFolder, # the corpus
           label_model:Annotated[str|None, typer.Option('--label-model', metavar='NAME', # judge; None: kwspot-s
                                 help='Who judges them: an architecture (default: kwspot-s), or, roughly, ridge.')]=None,
           seconds:Annotated[float|None, typer.Option('--seconds', metavar='S', min=.05, # right length
-                            help='The length that is right; 1 where nothing is said.', show_default=False)]=None,
+                            help='The length that is right, in seconds (default: 1).', show_default=False)]=None,
           limit:Annotated[list[str]|None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
                           help='Move a limit, as in --limit snr_db=10; may be repeated; a wrong name lists all.',
                           show_default=False)]=None,
@@ -265,6 +267,7 @@ def audit(folder:CorpusFolder, # the corpus
     if apply:
         _check_alone(labels=labels, label_model=label_model, seconds=seconds, limit=limit, decisions=decisions)
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
+    if label_model and not labels: raise typer.BadParameter('needs --labels', param_hint='--label-model')
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
@@ -391,7 +394,7 @@ def _say_audit(result:dict, # what `audit --json` prints
     if result['out']: print(f"Every clip: {result['out']}")
 
 # %% ../nbs/80_cli.ipynb #e439de47
-@app.command()
+@app.command(epilog='Example: kwspot pack corpus --out shards --shards')
 def pack(folder:CorpusFolder, # the corpus
          out:Annotated[str, typer.Option('--out', metavar='PACK', # folder or URL
                        help='The folder of the pack; with --shards also a URL such as s3://bucket/pack.')],
@@ -423,7 +426,7 @@ def _say_pack(facts:dict, # what `pack --json` prints
     print(f"{facts['out']}: {facts['n_clips']:,} clips in {files}, {facts['bytes'] / 1e6:,.0f} MB{left_out}")
 
 # %% ../nbs/80_cli.ipynb #54076ea2
-@app.command()
+@app.command(epilog='Example: kwspot train corpus --out run --task yes,no')
 def train(folder:CorpusFolder, # the corpus
           out:Annotated[Path, typer.Option('--out', metavar='RUN', callback=_on_disk, # run folder
                         help='The run folder; an unfinished run there is resumed.')],
@@ -521,7 +524,7 @@ def _tell_files(run:Path, # run folder
 
 
 # %% ../nbs/80_cli.ipynb #34e735a7
-@app.command()
+@app.command(epilog='Example: kwspot evaluate run corpus --report report.html')
 def evaluate(run:RunFolder, # what to judge
              folder:CorpusFolder, # on what
              split:Annotated[str, typer.Option('--split', metavar='test|valid|train|all', # speakers
@@ -628,7 +631,7 @@ def _say_scores(scores:dict, # what `evaluate --json` prints
         if scores[name]: print(f'{name.capitalize()}: {scores[name]}')
 
 # %% ../nbs/80_cli.ipynb #e214c20d
-@app.command()
+@app.command(epilog='Example: kwspot export run --format litert,litert-stream')
 def export(run:RunFolder, # what to ship
            formats:Annotated[str, typer.Option('--format', metavar='F,…', # formats
                              help='keras, savedmodel, litert, litert-int8, litert-dynamic (weights '
@@ -665,7 +668,7 @@ def _say_exports(figures:dict, # format -> figures
           f"the model card: {Path(proof['file']).parents[1] / 'MODEL_CARD.md'}")
 
 # %% ../nbs/80_cli.ipynb #43b460f1
-@app.command()
+@app.command(epilog='Example: kwspot spot run/export/model.tflite clip.wav')
 def spot(run:RunOrExport, # the model
          files:Annotated[list[Path], typer.Argument(metavar='FILE…', # what to listen to
                          help='Short recordings, any rate.')],
@@ -717,7 +720,7 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
                 **(dict(note=note) if note else {}))
 
 # %% ../nbs/80_cli.ipynb #4afa8022
-@app.command()
+@app.command(epilog='Example: kwspot stream run recording.wav --words yes')
 def stream(run:RunOrExport, # the model
            file:Annotated[str|None, typer.Argument(metavar='FILE', # what to listen to
                           help='A recording of any length and rate; - reads raw 16-bit mono from stdin, '
@@ -735,10 +738,10 @@ def stream(run:RunOrExport, # the model
            fit:Annotated[str|None, typer.Option('--fit', metavar='CORPUS', # where a threshold comes from
                          help='Instead of listening, choose the threshold on recordings made of the validation '
                          'speakers of CORPUS; it is kept with RUN.')]=None,
-           per_hour:Annotated[float, typer.Option('--per-hour', min=0, metavar='N', # wanted
-                              help='With --fit: at most so many false accepts per hour.')]=1.0,
-           hours:Annotated[float, typer.Option('--hours', min=0.01, max=100, metavar='N', # to choose on
-                           help='With --fit: hours of recordings.')]=2.0,
+           per_hour:Annotated[float|None, typer.Option('--per-hour', min=0, metavar='N', # wanted; None: 1
+                              help='With --fit: at most so many false accepts per hour (default: 1).')]=None,
+           hours:Annotated[float|None, typer.Option('--hours', min=0.01, max=100, metavar='N', # to choose on; None: 2
+                           help='With --fit: hours of recordings (default: 2).')]=None,
            speaker_pattern:SpeakerPattern=None, # where the name holds the speaker, with --fit
            as_json:AsJson=False, # machine-readable output
            )->None:
@@ -748,7 +751,11 @@ def stream(run:RunOrExport, # the model
     if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
     wanted = None if words is None else _words(words)
     if fit is not None:
-        return _show(_fit_stream(run, fit, wanted, per_hour, hours, speaker_pattern), as_json, _say_fit)
+        most = 1. if per_hour is None else per_hour
+        chosen = _fit_stream(run, fit, wanted, most, hours or 2., speaker_pattern)
+        return _show(chosen, as_json, _say_fit)
+    for name, value in (('--per-hour', per_hour), ('--hours', hours), ('--speaker-pattern', speaker_pattern)):
+        if value is not None: raise typer.BadParameter('needs --fit', param_hint=name)
     listener = streaming.open_listener(run)
     threshold = threshold or streaming.stored_threshold(run, wanted, temperature=listener.temperature)
     streamer = streaming.Streamer(listener, decision=streaming.decision_for(
@@ -814,7 +821,7 @@ def _listen(streamer, # streaming.Streamer
     if problem: raise problem
 
 # %% ../nbs/80_cli.ipynb #d5cdd921
-@app.command()
+@app.command(epilog='Example: kwspot bench --clips 2000')
 def bench(folder:Annotated[Path|None, typer.Argument(metavar='CORPUS', callback=_on_disk, # corpus
                            help='A corpus of WAV files (default: synthetic clips).')]=None,
           clips:Annotated[int, typer.Option('--clips', min=20, metavar='N', # number
@@ -843,7 +850,7 @@ def _say_bench(result:dict, # what `bench --json` prints
             for r in result['races']])
 
 # %% ../nbs/80_cli.ipynb #17957233
-@app.command()
+@app.command(epilog='Example: kwspot cache --days 30 --clear')
 def cache(clear:Annotated[bool, typer.Option('--clear', # remove
                           help='Remove it: all of it is made again when it is needed. A run whose pack is gone '
                           'takes its corpus (export --corpus).')]=False,
@@ -869,7 +876,7 @@ def _say_cache(facts:dict, # what `cache --json` prints
     print(f"{facts['bytes'] / 1e6:10,.1f} MB  {'removed' if facts['removed'] else 'in all'}")
 
 # %% ../nbs/80_cli.ipynb #25ed4bb7
-@app.command()
+@app.command(epilog='Example: kwspot demo --out demo')
 def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', # folder
                        help='Where everything lies afterwards.')]=Path('kwspot-demo'),
          clips:Annotated[int, typer.Option('--clips', min=200, metavar='N', # word clips
@@ -904,6 +911,8 @@ def run_demo(out:Path, # a folder; what an earlier demo left there is used again
     from kwspot import anomaly, corpus, synth
     folder, run_folder = out / 'corpus', out / 'run'
     if not folder.is_dir():
+        if out.is_dir() and any(out.iterdir()):
+            raise corpus.CorpusError(f'{out}: is neither empty nor of an earlier demo; name another --out')
         say(f'synthesising {n_clips:,} clips')
         synth.make_corpus(folder, n_clips=n_clips, seed=seed)
     index = corpus.index(folder)
