@@ -267,7 +267,6 @@ def audit(folder:CorpusFolder, # the corpus
     if apply:
         _check_alone(labels=labels, label_model=label_model, seconds=seconds, limit=limit, decisions=decisions)
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
-    if label_model and not labels: raise typer.BadParameter('needs --labels', param_hint='--label-model')
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
@@ -275,7 +274,7 @@ def audit(folder:CorpusFolder, # the corpus
         corpus.check_place(out, folder=out.endswith('/'), corpus=index.attrs.get('folder'))
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
-    if labels: _check_judge(judge := label_model or 'kwspot-s')
+    judge = _checked_judge(labels, label_model)
     table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index),
                                     decisions=decisions or None), []
     index = table[list(index.columns)] # as it was decided
@@ -297,12 +296,15 @@ def _in_samples(seconds:float|None, # None: nothing was asked for
     return None if seconds is None or rates.empty else round(seconds * rates.mode().iloc[0])
 
 # %% ../nbs/80_cli.ipynb #0e519fe1
-def _check_judge(model:str, # who judges labels
-                 )->None:
-    "Refuse a judge that there is not, before an audit of minutes."
-    if model == 'ridge': return
-    from kwspot import modelling
-    modelling.architecture(model)
+def _checked_judge(labels:bool, # whether they are judged
+                   model:str|None, # by whom
+                   )->str:
+    "Who judges labels; one that there is not, or that has nothing to do, is refused before an audit of minutes."
+    if model and not labels: raise typer.BadParameter('needs --labels', param_hint='--label-model')
+    if labels and model != 'ridge':
+        from kwspot import modelling
+        modelling.architecture(model or 'kwspot-s')
+    return model or 'kwspot-s'
 
 
 def _judge_labels(table, # the audit

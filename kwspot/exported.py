@@ -81,7 +81,7 @@ def run_litert(
     content = unsealed(file.read_bytes(), facts, file)
     return steps_function(content, facts, file) if 'steps' in facts else litert_function(content, n_threads)
 
-
+# %% ../nbs/69_exported.ipynb #5b293b4f
 @dataclass(frozen=True)
 class ClipsInSteps:
     "A model in steps as a function of clips: each is a stream of its own, and its last answer counts."

@@ -145,8 +145,8 @@ def make_task(
         raise CorpusError(f'task {spec!r} names {twice[0]} twice; name each word once')
     lacking = [word for word in task.words if word not in words]
     if lacking:
-        what = 'readable clip of ' if set(lacking) <= set(index['word']) else ''
-        raise CorpusError(f'task {spec!r}: the corpus has no {what}{", ".join(lacking)}; name some of its words instead '
+        told = ('readable clip of ' if set(lacking) <= set(index['word']) else '') + ', '.join(lacking)
+        raise CorpusError(f'task {spec!r}: the corpus has no {told}; name some of its words instead '
                           f'({", ".join(words[:40])}{", ..." if len(words) > 40 else ""}) or use the task words')
     if not task.words:
         raise CorpusError(f'task {spec!r} names no word; give words, kaggle12, or a list like yes,no,stop')

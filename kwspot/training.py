@@ -1045,10 +1045,9 @@ def train(
     asked = preprocessing.make_task(task, packed.clips[packed.clips['ok']])
     lesson = make_lesson(packed, asked, window=shuffle_window)
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
-    info = describe(lesson, chosen, **settings)
-    if earlier:
-        check_same(out, earlier, info)
-        info |= {name: earlier[name] for name in _OF_MODEL if name in earlier}
+    known = {name: value for name, value in (earlier or {}).items() if name in _OF_MODEL}
+    info = {**known, **describe(lesson, chosen, **settings)}
+    if earlier: check_same(out, earlier, info)
     if done: return load_run(out)
     how: dict = dict(task=task, devices=devices, starts=starts, seed=seed, progress=progress)
     with refusals(out): return begin_or_go_on(lesson, chosen, out, info, **how)
