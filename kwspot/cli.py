@@ -672,7 +672,7 @@ def _say_exports(figures:dict, # format -> figures
 # %% ../nbs/80_cli.ipynb #43b460f1
 @app.command(epilog='Example: kwspot spot run/export/model.tflite clip.wav')
 def spot(run:RunOrExport, # the model
-         files:Annotated[list[Path], typer.Argument(metavar='FILE…', # what to listen to
+         files:Annotated[list[Path], typer.Argument(metavar='FILE…', readable=False, # what to listen to
                          help='Short recordings, any rate.')],
          as_json:AsJson=False, # machine-readable output
          )->None:
