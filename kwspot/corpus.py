@@ -623,6 +623,7 @@ _ODDITIES = {
     'gzip': ('archives compressed as a whole, of which no clip can be read without all before it',
              'gunzip them once, the rest stays packed'),
     'folder': ('folders left out inside word folders', 'move their clips up'),
+    'closed': ('folders that may not be read', 'let yourself read them, or their clips are missing'),
     'text': ('files left out whose names are no valid text', 'rename them'),
     'leak': ('speakers on several sides of the split that the corpus gives', 'scores on it are too good'),
     'list': ('lists that name none of the clips', 'mend or remove them'),
@@ -760,7 +761,14 @@ def _collect(where, tell, listed, notes, cluster=None):
     for name, entries in where.silent.items():
         for entry in entries:
             if entry.name.lower().endswith(_FOREIGN): notes.add('kind', f'{name}/{entry.name}')
+    if not where.elsewhere:
+        for name in _closed_folders(where): notes.add('closed', name)
     return rows, told
+
+def _closed_folders(where):
+    "The names of folders beside those of words in which nobody could look."
+    beside = [entry.name for entry in _entries(where.folder) if _is('dir', entry)]
+    return sorted(set(beside) - set(where.words) - set(where.silent))
 
 # %% ../nbs/00_corpus.ipynb #9f083087
 @contextmanager
@@ -788,7 +796,7 @@ def index(
 )->pd.DataFrame: # a row a clip: path, word, speaker, take, split, sample_rate (Hz), n_samples
     """The clips of a corpus from names and headers alone, sorted by word and file name. `take` is -1 and `speaker`
     '' where the name does not tell; an unreadable clip has 0 samples at rate 0. `attrs` holds the `folder` of the
-    words and the number of `entries` in each.
+    words, the number of `entries` in each, and the `speaker_pattern` if there is one.
     Raises `CorpusError`; warns once, with a `CorpusWarning`, of what is odd."""
     where, tell = _find_words(_for_all_machines(folder, cluster)), _name_reader(speaker_pattern)
     notes = _Notes()
@@ -806,6 +814,7 @@ def index(
                           'sample_rate': np.array(rate, np.int64), 'n_samples': np.array(n_samples, np.int64)})
     place = there.root if there and there.merged else where.folder
     table.attrs.update(folder=place, entries={name: len(where.words[name]) for name in dict.fromkeys(word)})
+    if speaker_pattern: table.attrs['speaker_pattern'] = speaker_pattern
     for oddity, example in there.notes if there else (): notes.add(oddity, example)
     notes.warn(place)
     return table

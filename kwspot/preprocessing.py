@@ -651,7 +651,8 @@ def _parted(index):
     check_index(index)
     index = index.drop(columns=['problem', 'ok', 'bytes', 'changed_ns', 'crc32'], errors='ignore')
     clips, noise = (index[mask].reset_index(drop=True) for mask in (index['word'] != NOISE, index['word'] == NOISE))
-    clips.attrs = {'folder': str(index.attrs.get('folder', ''))}
+    pattern = index.attrs.get('speaker_pattern')
+    clips.attrs = {'folder': str(index.attrs.get('folder', '')), **({'speaker_pattern': pattern} if pattern else {})}
     if clips.empty: raise CorpusError('the index has no word clips; index a folder of word folders')
     return clips, noise
 

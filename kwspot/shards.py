@@ -322,7 +322,7 @@ def open_shards(
     _check_sizes(place, [*entries, quiet])
     tables = [_read_table(place, entry['name'], entry['table_sha256']) for entry in entries]
     clips = pd.concat(tables, ignore_index=True)
-    clips.attrs = {'folder': about['corpus']}
+    clips.attrs = {'folder': about['corpus'], **{name: about[name] for name in ('speaker_pattern',) if name in about}}
     paths = [join(place, f'{entry["name"]}.npy') for entry in entries]
     audio = Rows(paths, np.cumsum([0, *map(len, tables)]), clips.pop('crc32').to_numpy(), about['n_samples'])
     noise_table = _read_table(place, quiet['name'], quiet['table_sha256'])
@@ -425,6 +425,7 @@ def pack_shards(
                          progress=progress)
         about = {'format': _FORMAT, 'kwspot': kwspot.__version__, 'corpus': clips.attrs['folder'], **how,
                  'fingerprint': mark, 'n_clips': len(clips), 'mixed': mixed, 'shards': [*each]}
+        if 'speaker_pattern' in clips.attrs: about['speaker_pattern'] = clips.attrs['speaker_pattern']
         _finish(folder, {**about, 'noise': _write_quiet(folder, noise, sample_rate)})
     return _warned(open_shards(folder))
 

@@ -11,7 +11,7 @@ __all__ = ['RUN_FORMAT', 'STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed
            'refusals', 'check_folder', 'open_folder', 'only_run', 'Run', 'load_model', 'half_extended', 'load_run',
            'choices_of', 'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights',
            'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
-           'write_history', 'finish', 'describe', 'finished', 'has_begun', 'settings_of', 'check_epochs',
+           'write_history', 'finish', 'describe', 'finished', 'has_begun', 'pattern_of', 'settings_of', 'check_epochs',
            'check_checkpoint', 'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep',
            'train_seeds', 'spread']
 
@@ -934,6 +934,13 @@ def has_begun(
     "Whether the run has weights of its own: what it began with no longer matters."
     return any((out / name).is_file() for name in (Path('checkpoint') / 'state.npz', 'model.keras'))
 
+# %% ../nbs/50_training.ipynb #3f5b9a4f
+def pattern_of(
+    corpus:Any, # see `train`
+)->str|None:
+    "The speaker pattern that an index or a pack was made with, if there was one."
+    return getattr(getattr(corpus, 'clips', corpus), 'attrs', {}).get('speaker_pattern')
+
 # %% ../nbs/50_training.ipynb #186cf200
 def settings_of(
     *,
@@ -1033,7 +1040,7 @@ def train(
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0],
-                           speaker_pattern=speaker_pattern)
+                           speaker_pattern=speaker_pattern or pattern_of(corpus))
     earlier, settings, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None,
                                               start_given=start is not None)
     if isinstance(corpus, (str, Path)): speaker_pattern = settings.get('speaker_pattern')
