@@ -186,8 +186,9 @@ def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpu
     if clips and counts: raise typer.BadParameter('--counts says how many clips there are; leave --clips out')
     if language != 'en' and not words:
         raise typer.BadParameter(f'--language {language} needs --words as that language writes them')
-    wanted = dict.fromkeys(WORDS, '') if words is None else dict(word.partition('=')[::2] for word in _words(words))
-    wanted = {word: text or word for word, text in wanted.items()}
+    named = [word.partition('=') for word in (WORDS if words is None else _words(words))]
+    wanted = {word: text or word for word, _, text in named}
+    if len(wanted) < len(named): raise typer.BadParameter(f'{words!r} gives two words one name', param_hint='--words')
     index = make_corpus(folder, n_clips=None if counts else clips or 6000, words=wanted, language=language,
                         counts=counts, seed=seed)
     _show(_corpus_facts(folder, index), as_json, _say_corpus)
