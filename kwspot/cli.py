@@ -971,7 +971,7 @@ def _say_demo(report:dict, # what `demo --json` prints
           f"  audit     {findings}\n"
           f"  model     {report['model']}, {report['parameters']:,} parameters, "
           f"12 classes (ten words, unknown, silence){begun}\n"
-          f"  accuracy  {describe_accuracy(report['scores'])}; noise of kinds that it knows\n"
+          f"  accuracy  {describe_accuracy(report['scores'])}; over noise of kinds that the training had\n"
           f"  exported  {exports['litert']['file']} ({exports['litert']['bytes'] / 1e3:,.0f} kB; "
           f"largest difference to Keras {exports['litert']['max_abs_difference']:.0e})\n"
           f"  spotted   \"{heard['word']}\" with probability {heard['probability']:.2f} in {heard['file']} "
