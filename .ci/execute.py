@@ -1,10 +1,13 @@
 """Run notebooks from top to bottom, store what they say and clean them: `python .ci/execute.py nbs/10_exploration.ipynb ...`.
 
-As `jupyter execute --inplace` and `nbdev_clean`, but the state of widgets, which is large and of no use without a kernel, is not stored, and
-the tables that pandas styles are numbered, where it draws a name for each at every execution: what has not changed stays the same to the
-byte. `--keep` leaves the cells flagged `slow` or `data` as they are stored; `--seconds` says how long the others took, the longest last.
+As `jupyter execute --inplace` and `nbdev_clean`, but the state of widgets, which is large and of no use without a kernel, is not stored, the
+figures of Matplotlib keep so few colours that they take half of the bytes, and the tables that pandas styles are numbered, where it draws a
+name for each at every execution: what has not changed stays the same to the byte. `--keep` leaves the cells flagged `slow` or `data` as they
+are stored; `--seconds` says how long the others took, the longest last.
 """
 import argparse
+import base64
+import io
 import os
 import re
 import subprocess
@@ -16,6 +19,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 long_cell = re.compile(r'^#\|\s*(slow|data)\b', re.M)
 table_name = re.compile(r'<table id="(T_[0-9a-f]{5})"')
@@ -33,6 +37,8 @@ def execute(path: Path, *, keep: bool = False, seconds: bool = False) -> None:
     except CellExecutionError as error: sys.exit(f'{path.name}: {error}')
     if seconds: tell_seconds(notebook)
     number_tables(notebook)
+    for cell in notebook.cells:
+        if skipped not in cell.metadata.get('tags', ()): shrink_figures(cell)
     notebook.metadata = {'kernelspec': notebook.metadata['kernelspec']}
     part = path.with_suffix('.part')
     nbformat.write(notebook, part)
@@ -47,6 +53,16 @@ def number_tables(notebook: nbformat.NotebookNode) -> None:
         page = output.get('data', {}).get('text/html', '')
         names = {name: f'T_{next(numbers):05x}' for name in table_name.findall(page)}
         if names: output.data['text/html'] = re.sub('|'.join(names), lambda found, names=names: names[found[0]], page)
+
+
+def shrink_figures(cell: nbformat.NotebookNode) -> None:
+    "Store the figures of Matplotlib in few colours, none of them far from what was drawn, however little of it there is."
+    for output in cell.get('outputs', []):
+        data = output.get('data', {})
+        if 'image/png' not in data or not data.get('text/plain', '').startswith('<Figure'): continue
+        figure, small = Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB'), io.BytesIO()
+        figure.quantize(160, Image.Quantize.MAXCOVERAGE).save(small, 'png', optimize=True)
+        data['image/png'] = base64.b64encode(small.getvalue()).decode('ascii')
 
 
 def tell_seconds(notebook: nbformat.NotebookNode) -> None:

@@ -222,7 +222,7 @@ def _say_corpus(facts:dict, # what `_corpus_facts` returns
 
 # %% ../nbs/80_cli.ipynb #754aaef7
 @app.command(epilog='Example: kwspot fetch v0.02 speech_commands')
-def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02', # which
+def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02|v0.02-test', # which
                             help='A version of Speech Commands, or any name with --url.')],
           folder:Annotated[Path, typer.Argument(metavar='DIR', # destination
                            help='Where the archive and the corpus go.')],

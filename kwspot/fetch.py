@@ -27,6 +27,8 @@ RELEASES = {
                      '743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d'),
     'v0.02': Release(_GOOGLE.format('v0.02'), 2_428_923_189,
                      'af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58'),
+    'v0.02-test': Release(_GOOGLE.format('test_set_v0.02'), 112_563_277,
+                          'cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df'),
 }
 
 # %% ../nbs/09_fetch.ipynb #990d1435
@@ -252,7 +254,7 @@ def _check_room(folder, release, have):
 
 # %% ../nbs/09_fetch.ipynb #3ef8c017
 def fetch(
-    version:str, # 'v0.01' or 'v0.02', or a name of your own for the archive at `url`
+    version:str, # 'v0.01', 'v0.02', 'v0.02-test', or a name of your own for the archive at `url`
     folder:str|os.PathLike, # the corpus goes into speech_commands_<version> in it (another name: into <version>)
     *,
     url:str|None=None, # another place to fetch it from: http, https or file

@@ -323,10 +323,12 @@ def standing_out(
         said.append(f'The commonest confusion is "{pair["label"]}" heard as "{pair["predicted"]}": '
                     f'{pair["n_pair"]} clips.')
     if 'tolerance' in tables:
-        noise = tables['tolerance'][tables['tolerance']['unit'] == 'dB SNR']['lowest'].fillna(np.inf)
-        cost = (f'accuracy stays within five points only down to {noise.max():g} dB SNR' if np.isfinite(noise.max())
-                else 'even where it is faintest, it costs more than five points')
-        said.append(f'The noise that hurts most is {noise.idxmax()}: {cost}.')
+        curves = tables['robustness'][tables['robustness']['unit'] == 'dB SNR']
+        noise = curves.groupby('condition')['accuracy'].mean().idxmin()
+        lowest = tables['tolerance']['lowest'][noise]
+        cost = ('even where it is faintest, it costs more than five points' if np.isnan(lowest)
+                else f'accuracy stays within five points only down to {lowest:g} dB SNR')
+        said.append(f'The noise that hurts most, in the mean over its levels, is {noise}: {cost}.')
     return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in said) + '</ul>'
 
 # %% ../nbs/64_report.ipynb #9a62dafd

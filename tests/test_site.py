@@ -164,6 +164,13 @@ def test_stored_outputs_need_no_kernel_and_are_small():
     assert not large, large
 
 
+def test_long_cells_are_stored_as_they_ran():
+    skipped = [f"{path.name}: {''.join(cell['source'])[:80]}" for path, cell in cells(root / 'nbs')
+               if re.search(r'^#\|\s*(slow|data)\b', ''.join(cell['source']), re.M)
+               and any(''.join(output.get('text', '')).startswith('skipped') for output in cell['outputs'])]
+    assert not skipped, f'{skipped}: run them with KWSPOT_DATA and KWSPOT_SLOW set, or keep what was stored by `.ci/execute.py --keep`'
+
+
 def test_result_files_hold_no_path_of_one_machine():
     for path in (root / 'nbs' / 'results').glob('*.json'):
         assert not local_path.search(path.read_text(encoding='utf-8')), path.name
@@ -183,6 +190,18 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom): names.add(f'{node.module}')
         elif isinstance(node, ast.Import): names |= {alias.name for alias in node.names}
     return {name.removeprefix('kwspot.') for name in names if name.startswith('kwspot.')}
+
+
+def test_pages_show_what_the_result_files_say():
+    def found(kind): return [json.loads(path.read_text(encoding='utf-8')) for path in (root / 'nbs' / 'results').glob(f'{kind}*.json')]
+    accuracies = [f"{run['scores']['accuracy']:.2%}" for run in found('accuracy-')]
+    speeds = [f"{race['kwspot']:,}" for bench in found('bench') for race in bench['races']]
+    missed = [f"{100 * line['5 to 20 dB']['miss_rate']:.1f}" for run in found('events-') for line in run['choices']]
+    for page, figures in {'results': accuracies + speeds + missed, '75_benchmark': speeds, '70_streaming': missed}.items():
+        assert figures
+        shown = json.dumps([output.get('data', {}) for path, output in outputs(root / 'nbs') if path.stem == page])
+        absent = [figure for figure in figures if figure not in shown]
+        assert not absent, f'{page}.ipynb does not show {absent}: run it again with `python .ci/execute.py --keep`'
 
 
 def test_notebooks_import_only_lower_numbers():
