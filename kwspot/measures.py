@@ -722,7 +722,7 @@ class Measures(NamedTuple):
     constant:float=0. # 1 when all samples are equal: digital silence
     sample_step:float=0. # power of two that all differences of samples are multiples of; 1: 16 bits are in use
     padding_s:float=0. # of one and the same value before and after the recording, seconds
-    dropout_s:float=0. # longest hole of exact zeros in the sound, seconds
+    dropout_s:float=0. # longest hole of next to one value in the sound, seconds
     speech_dbfs:float=np.nan # root mean square of the loudest 200 ms, dB below full scale
     noise_dbfs:float=np.nan # of the frames in which there is no sound above the noise
     snr_db:float=np.nan # the loudest 200 ms without their noise, over the noise
@@ -733,7 +733,7 @@ class Measures(NamedTuple):
     word_start_s:float=np.nan # where the first sound begins
     word_end_s:float=np.nan # where the last sound ends
     word_centre_s:float=np.nan # where the middle of the sound is, weighted by its excess
-    n_words:float=0. # stretches of sound that pauses of 260 ms or more keep apart
+    n_words:float=0. # stretches of sound that pauses of 280 ms or more keep apart
     start_level:float=np.nan # how loud the clip begins: 0 is its noise, 1 its loudest moment; in decibels
     end_level:float=np.nan # how loud it ends
     hum_db:float=np.nan # the mains tone above its neighbourhood

@@ -43,7 +43,7 @@ def write_table(
     table:pd.DataFrame|Iterable[pd.DataFrame], # an index, an audit, or pieces of one
     where:str|os.PathLike, # a folder or URL
     *,
-    rows_per_part:int=500_000, # so many rows in a part, about 10 MB of an index
+    rows_per_part:int=500_000, # so many rows in a part, about 5 MB of an index
 )->dict: # what stands in _table.json: `rows`, `parts`, `columns`, `attrs`
     """Write a table in parts of Parquet. An earlier one stays until the last part is written. `StorageError` where
     it cannot be, another run writes there, or something else lies there."""
