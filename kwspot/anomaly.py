@@ -342,7 +342,7 @@ class Limits:
     sample_step:int=8 # largest step between samples: 13 bits are in use
     dropout_s:float=.002 # longest hole in the sound, seconds
     padding_s:float=.02 # longest padding, seconds
-    excess_db:float=7.5 # how far speech rises above the noise, at least
+    excess_db:float=7.5 # how far speech rises above the noise, at least; a plain voice: a decibel less
     active_s:float=.06 # shortest sound that can be a whole word, seconds, where it is not noisy; less is a click
     voicing:float=.35 # smallest repetition at the pitch of a voice, 0 to 1
     tone_share:float=.985 # largest share of the loudest sound in two neighbouring bands; more is a beep
@@ -483,6 +483,14 @@ def _is_burst(table, limits):
     whole = table[['start_level', 'end_level']].max(axis=1) <= limits.edge_level
     return whole & (table['snr_db'] >= limits.snr_db) & (table['active_s'] < limits.active_s)
 
+_PLAIN_VOICE, _LESS = .6, 1. # repetition of a voice that is plain; decibels by which it may rise less
+
+def _is_spoken(table, limits):
+    "Clips in which a voice rises above the noise."
+    enough = limits.excess_db - _LESS * (table['voicing'] >= _PLAIN_VOICE)
+    heard = (table['excess_db'] >= enough) & (table['voicing'] >= limits.voicing)
+    return heard & (table['tone_share'] <= limits.tone_share) & ~_is_burst(table, limits)
+
 def _content_findings(table, asked, spoken, limits):
     "Findings about what is heard."
     noisy = spoken & (table['snr_db'] < limits.snr_db)
@@ -583,9 +591,7 @@ def judge(
     table['excess_samples'] = (table['n_read'] - wanted).where((table['n_read'] > 0) & word, 0).astype('int64')
     table['word_offset_s'] = table['word_centre_s'] - table['duration_s'] / 2
     asked = word & (table['constant'] == 0) & table['excess_db'].notna()
-    spoken = (asked & (table['excess_db'] >= limits.excess_db) & (table['voicing'] >= limits.voicing)
-              & (table['tone_share'] <= limits.tone_share))
-    spoken &= ~_is_burst(table, limits)
+    spoken = asked & _is_spoken(table, limits)
     table['level_db'] = table['speech_dbfs'] - table['speech_dbfs'][spoken].median()
     found = {**_file_findings(table, sample_rate, limits), **_level_findings(table, spoken, limits),
              **_content_findings(table, asked, spoken, limits), **_identity_findings(table, limits)}
