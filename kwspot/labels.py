@@ -258,7 +258,7 @@ def judge_with_networks(
     packed:Packed, # the corpus
     *,
     model:str='kwspot-s', # architecture, see `modelling.models`
-    epochs:int|None=None, # of each training; None: enough for 60,000 clips, a fold's own counted, at least those of `LABEL_RECIPE`
+    epochs:int|None=None, # of each training; None: `LABEL_RECIPE`'s, or so many that clips times epochs is 60,000
     n_folds:int=3, # of speakers, and so many trainings
     seed:int=0, # of the deal of speakers and of the trainings
     folder:str|Path|None=None, # where the runs are kept; None: the user's cache folder
