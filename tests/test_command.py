@@ -14,7 +14,7 @@ import pytest
 
 def kwspot(*args, **options) -> subprocess.CompletedProcess:
     "Run the command as a user does."
-    return subprocess.run([sys.executable, '-c', 'from kwspot.cli import main; main()', *map(str, args)],
+    return subprocess.run([sys.executable, '-m', 'kwspot', *map(str, args)],
                           capture_output=True, text=True, check=False, **options)
 
 

@@ -87,7 +87,7 @@ def lacking(function: ast.FunctionDef, lines: list[str]):
         if argument.annotation is None and argument in named: yield argument.arg, 'no type'
 
 
-@pytest.mark.parametrize('path', modules, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [path for path in modules if path.stem != '__main__'], ids=lambda path: path.stem)
 def test_public_functions_are_documented(path):
     lines = path.read_text(encoding='utf-8').splitlines()
     tree = ast.parse('\n'.join(lines))
