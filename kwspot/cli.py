@@ -264,6 +264,7 @@ def audit(folder:CorpusFolder, # the corpus
           )->None:
     "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
     from kwspot import corpus
+    from kwspot.decisions import check_no_decisions
     from kwspot.storage import is_url
     if apply:
         _check_alone(labels=labels, label_model=label_model, seconds=seconds, limit=limit, decisions=decisions)
@@ -273,9 +274,10 @@ def audit(folder:CorpusFolder, # the corpus
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
     if out is not None and not is_url(out):
         corpus.check_place(out, folder=out.endswith('/'), corpus=index.attrs.get('folder'))
+        check_no_decisions(out)
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
-    judge = _checked_judge(labels, label_model)
+    judge = _checked_judge(labels, label_model, index)
     table, doubtful = anomaly.audit(index, limits=limits, n_samples=_in_samples(seconds, index),
                                     decisions=decisions or None), []
     index = table[list(index.columns)] # as it was decided
@@ -299,9 +301,16 @@ def _in_samples(seconds:float|None, # None: nothing was asked for
 # %% ../nbs/80_cli.ipynb #0e519fe1
 def _checked_judge(labels:bool, # whether they are judged
                    model:str|None, # by whom
+                   index, # of the corpus
                    )->str:
-    "Who judges labels; one that there is not, or that has nothing to do, is refused before an audit of minutes."
+    "Who judges labels; one that there is not, or that cannot judge them, is refused before an audit of minutes."
     if model and not labels: raise typer.BadParameter('needs --labels', param_hint='--label-model')
+    from kwspot.corpus import NOISE, CorpusError
+    spoken = index[index['word'] != NOISE]
+    voices = spoken['speaker'].where(spoken['speaker'] != '', spoken['path']).nunique()
+    if labels and voices < 3:
+        raise CorpusError(f'--labels needs clips of three speakers at least (here: {voices}), for nobody is judged '
+                          'by a network that heard them; leave it out, or see --speaker-pattern')
     if labels and model != 'ridge':
         from kwspot import modelling
         modelling.architecture(model or 'kwspot-s')

@@ -348,7 +348,8 @@ def speaker_folds(
     learnt = (index['split'] == 'train') & (index['word'] != NOISE)
     names = np.sort(index.loc[learnt, 'speaker'].unique())
     if not 2 <= n_folds <= len(names):
-        raise TrainingError(f'{n_folds} folds of {len(names)} training speakers; choose from 2 to {len(names)}')
+        more = f'choose from 2 to {len(names)}' if len(names) > 1 else 'two at least are needed'
+        raise TrainingError(f'{n_folds} folds of {len(names)} training speakers; {more}')
     fold_of = dict(zip(np.random.default_rng(seed).permutation(names), np.arange(len(names)) % n_folds))
     folds = index['speaker'].map(fold_of).where(learnt)
     spoken = index['word'] != NOISE

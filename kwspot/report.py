@@ -329,6 +329,9 @@ def standing_out(
         cost = ('even where it is faintest, it costs more than five points' if np.isnan(lowest)
                 else f'accuracy stays within five points only down to {lowest:g} dB SNR')
         said.append(f'The noise that hurts most, in the mean over its levels, is {noise}: {cost}.')
+        if 'false_accepts_per_hour' not in tables:
+            said.append('False accepts per hour, and words in long recordings, are not known: the corpus has no '
+                        f'recordings of noise (folder {NOISE}) for this split.')
     return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in said) + '</ul>'
 
 # %% ../nbs/64_report.ipynb #9a62dafd

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from .anomaly import CORPUS_CHECKS, FINDINGS, Limits, audit_summary, class_balance, clip_names, corpus_checks
 from .corpus import NOISE, CorpusError, atomic_write, check_place, read_clip_rate
-from .decisions import ACTIONS, check_decision, read_decisions, save_decisions, trim_span
+from .decisions import ACTIONS, check_decision, check_no_decisions, read_decisions, save_decisions, trim_span
 from .exploration import log_specgram, wav_bytes
 
 # %% ../nbs/23_review.ipynb #edb9e90c
@@ -366,12 +366,13 @@ def write_findings(
     path:str|os.PathLike, # .parquet, .csv or .html
     **options, # of `findings_page`
 )->None:
-    """Write the findings, one row a clip or a page, whole or not at all. `CorpusError` for another suffix, and for a
-    place in the corpus."""
+    """Write the findings, one row a clip or a page, whole or not at all. `CorpusError` for another suffix, for a
+    place in the corpus, and where decisions would be lost."""
     path = Path(path)
     if path.suffix not in ('.parquet', '.csv', '.html'):
         raise CorpusError(f'{path}: ends neither in .parquet nor in .csv nor in .html')
     check_place(path, corpus=audited.attrs.get('folder'))
+    check_no_decisions(path)
     with atomic_write(path) as part:
         if path.suffix == '.html': part.write_text(findings_page(audited, **options), 'utf-8', 'replace')
         elif path.suffix == '.csv': audited.to_csv(part, index=False)
