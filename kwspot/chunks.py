@@ -45,7 +45,7 @@ def _no_sound(chunk):
     wrong = np.flatnonzero(~np.isfinite(chunk))
     if len(wrong):
         return StreamError(f'{len(wrong)} of {len(chunk)} samples of a chunk are NaN or infinite, the first is '
-                           f'number {wrong[0]}')
+                           f'number {wrong[0]}: record it anew, or put zeros in their place')
     return StreamError(f'float samples reach {np.abs(chunk).max():.6g}: scale them to [-1, 1], or give int16')
 
 # %% ../nbs/36_chunks.ipynb #d59cf42c
@@ -161,16 +161,25 @@ class Levels:
         return f'is clipped ({share:.0%} of its samples are at full scale): the events are doubtful'
 
 # %% ../nbs/36_chunks.ipynb #d648f69d
+_FILE_STARTS = {b'RIFF': 'WAV', b'RIFX': 'WAV', b'fLaC': 'FLAC', b'OggS': 'Ogg', b'ID3': 'MP3'}
+
+
 def read_raw(
     source:BinaryIO, # a pipe or a file of 16-bit mono samples, little-endian, without a header
     *,
     sample_rate:int=16000, # of the samples, Hz
     chunk_ms:float=1000., # read at a time at most, ms
 )->Iterator[np.ndarray]: # (n,) int16
-    "Samples from a pipe as they arrive. `StreamError` at its end if that is in the middle of a sample."
-    read, left = getattr(source, 'read1', source.read), b''
+    """Samples from a pipe as they arrive. `StreamError` for a pipe that begins as a sound file does, and at its end if
+    that is in the middle of a sample."""
+    read, left, head = getattr(source, 'read1', source.read), b'', b''
     n_bytes = 2 * max(1, round(sample_rate * chunk_ms / 1000))
     while data := read(n_bytes):
+        if len(head) < 4:
+            head += data[:4 - len(head)]
+            if kind := next((kind for start, kind in _FILE_STARTS.items() if head.startswith(start)), ''):
+                raise StreamError(f'the stream is {kind}, not raw 16-bit mono at {sample_rate} Hz: name the file, or '
+                                  f'pipe it through ffmpeg -i - -f s16le -ac 1 -ar {sample_rate} -')
         data = left + data
         left = data[len(data) // 2 * 2:]
         yield np.frombuffer(data, '<i2', len(data) // 2).astype(np.int16)

@@ -256,6 +256,7 @@ def _plain_values(content):
 
 # %% ../nbs/00_corpus.ipynb #c8afea9b
 _LOUDEST_FLOAT = 8.0 # above full scale by 18 dB: no recording, but samples that were never scaled to [-1, 1]
+_WITHOUT_SOUND = ': record it anew or leave it out'
 
 def _wav_values(path, content, header, offset):
     "(n_samples, channels) float64 in 16-bit steps from integer or float samples that begin at byte `offset`."
@@ -264,7 +265,8 @@ def _wav_values(path, content, header, offset):
     if header.codec == 'float':
         values: np.ndarray = raw.view(f'{order}f{header.bits // 8}').astype(np.float64)
         if not np.isfinite(values).all():
-            raise ClipError(f'{path}: {(~np.isfinite(values)).sum()} samples are not numbers')
+            n_bad = (~np.isfinite(values)).sum()
+            raise ClipError(f'{path}: {n_bad} of {len(values)} samples are not numbers{_WITHOUT_SOUND}')
         peak = np.abs(values).max()
         if peak > _LOUDEST_FLOAT: raise ClipError(f'{path}: float samples reach {peak:.0f}; scale them to [-1, 1]')
         values *= 32768
@@ -294,7 +296,7 @@ def _decoded_values(path, content, header):
     try: values = _in_blocks(soundfile.SoundFile(io.BytesIO(content)), 'int32' if deep else 'int16')
     except (RuntimeError, ValueError):
         raise ClipError(f'{path}: {header.codec} data damaged or cut short, cannot be decoded') from None
-    if len(values) == 0: raise ClipError(f'{path}: no samples')
+    if len(values) == 0: raise ClipError(f'{path}: no samples{_WITHOUT_SOUND}')
     return values / 65536 if deep else values
 
 # %% ../nbs/00_corpus.ipynb #0130c2e9
@@ -305,7 +307,8 @@ def _mono(path):
     if plain: return plain
     try: header, offset = _parse_bytes(content)
     except struct.error as error: raise ClipError(f'{path}: {_reason(error)}') from None
-    if header.n_samples == 0: raise ClipError(f'{path}: {header.problem}')
+    if header.n_samples == 0:
+        raise ClipError(f'{path}: {header.problem}' + (_WITHOUT_SOUND if header.problem == 'no samples' else ''))
     plain_codec = header.codec in ('pcm', 'float')
     values = _wav_values(path, content, header, offset) if plain_codec else _decoded_values(path, content, header)
     return (values[:, 0] if header.channels == 1 else values.mean(axis=1)), header.sample_rate
