@@ -347,7 +347,7 @@ def model_card(
 
 def write_card(
     folder:Path, # a run folder
-)->list[str]: # formats whose files were written before what the run knows now
+)->list[str]: # formats whose files are there and were written before what the run knows now
     """Write the card of a run anew from run.json, where it has files of its present model: after an export, a
     calibration, or the choice of a threshold. What run.json does not say the files know, they are asked."""
     from kwspot.corpus import atomic_write
@@ -359,5 +359,4 @@ def write_card(
     with atomic_write(folder / CARD) as temporary:
         temporary.write_text(model_card({**info, 'exports': exports}), encoding='utf-8', newline='\n')
     now = known_of(folder)
-    return [name for name, row in exports.items() if row['knows'] != now]
-
+    return [name for name, row in exports.items() if row['knows'] != now and (folder / row['file']).exists()]
