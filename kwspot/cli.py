@@ -739,8 +739,8 @@ def stream(run:RunOrExport, # the model
                           'at 16 kHz (the rate of the model).')]=None,
            microphone:Annotated[bool, typer.Option('--microphone', # source
                                 help='Listen to the microphone instead (needs kwspot\\[microphone]).')]=False,
-           chunk_ms:Annotated[int, typer.Option('--chunk-ms', metavar='N', min=1, max=60000, # chunk
-                              help='Read so much at a time; the events do not depend on it.')]=500,
+           chunk_ms:Annotated[int|None, typer.Option('--chunk-ms', metavar='N', min=1, max=60000, # chunk; None: 500
+                              help='Read so much at a time; the events do not depend on it (default: 500).')]=None,
            threshold:Annotated[float|None, typer.Option('--threshold', min=0.01, max=1, metavar='P', # of events
                                help='Smoothed probability at which a word is reported (default: what --fit kept, '
                                'else 0.65).')]=None,
@@ -762,17 +762,19 @@ def stream(run:RunOrExport, # the model
     sources = sum([file is not None, microphone, fit is not None])
     if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
     wanted = None if words is None else _words(words)
+    wrong = {'--threshold': threshold, '--chunk-ms': chunk_ms} if fit is not None else {
+        '--per-hour': per_hour, '--hours': hours, '--speaker-pattern': speaker_pattern}
+    for name in (name for name, value in wrong.items() if value is not None):
+        raise typer.BadParameter('means nothing with --fit' if fit is not None else 'needs --fit', param_hint=name)
     if fit is not None:
         most = 1. if per_hour is None else per_hour
         chosen = _fit_stream(run, fit, wanted, most, hours or 2., speaker_pattern)
         return _show(chosen, as_json, _say_fit)
-    for name, value in (('--per-hour', per_hour), ('--hours', hours), ('--speaker-pattern', speaker_pattern)):
-        if value is not None: raise typer.BadParameter('needs --fit', param_hint=name)
     listener = streaming.open_listener(run)
-    threshold = threshold or streaming.stored_threshold(run, wanted, temperature=listener.temperature)
+    threshold = threshold or streaming.stored_threshold(run, wanted, listener=listener)
     streamer = streaming.Streamer(listener, decision=streaming.decision_for(
         listener.labels, threshold=threshold, words=wanted))
-    _listen(streamer, file, microphone, chunk_ms, as_json)
+    _listen(streamer, file, microphone, chunk_ms or 500, as_json)
 
 # %% ../nbs/80_cli.ipynb #e49884e5
 def _fit_stream(run:Path, # run folder

@@ -6,7 +6,7 @@
 __all__ = ['RUNNERS', 'Exported', 'litert_function', 'run_litert', 'ClipsInSteps', 'steps_function', 'c_facts', 'is_c',
            'facts_of', 'content_of', 'run_c', 'onnx_session', 'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts',
            'run_savedmodel', 'model_mark', 'export_of', 'find_exported', 'stored_temperature', 'chosen_at_now',
-           'thresholds_of', 'known_of', 'carried_by', 'check_fresh', 'load_exported', 'temperature_of',
+           'thresholds_of', 'heard_by', 'known_of', 'carried_by', 'check_fresh', 'load_exported', 'temperature_of',
            'at_temperature', 'calibrated']
 
 # %% ../nbs/69_exported.ipynb #1fb933f9
@@ -303,6 +303,20 @@ def thresholds_of(
     return {}
 
 
+def heard_by(
+    path:Path, # a run folder, or anything that `export` wrote
+)->dict[str, dict]: # words, as in `thresholds_of` -> carried (whether state was carried), hop_ms
+    "What each of these thresholds was chosen for, where it was noted: earlier versions did not."
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        if (path / 'run.json').is_file(): kept = json.loads((path / 'run.json').read_text(encoding='utf-8'))['stream']
+        else:
+            place, kind = find_exported(path)
+            kept = RUNNERS[kind][0](place)['heard_by']
+        return {words: {'carried': bool(row['carried']), 'hop_ms': float(row['hop_ms'])}
+                for words, row in kept.items() if 'carried' in row}
+    return {}
+
+
 def known_of(
     folder:Path, # a run folder
 )->dict: # thresholds, and the temperature if one was fitted
@@ -384,7 +398,7 @@ def at_temperature(
 # %% ../nbs/69_exported.ipynb #147eea95
 def calibrated(
     run:Any, # training.Run
-)->dict: # of `known_of`
+)->dict: # of `known_of`, and heard_by
     "What an exported file must know of the run's calibration, and of the thresholds that were chosen for it."
-    return known_of(Path(run.folder))
-
+    folder = Path(run.folder)
+    return {**known_of(folder), **({'heard_by': ways} if (ways := heard_by(folder)) else {})}

@@ -25,7 +25,7 @@ from .chunks import microphone, read_chunks, read_raw  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
 from .exported import at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of, facts_of
-from .exported import is_c
+from .exported import heard_by, is_c
 from .exported import load_exported, model_mark, stored_temperature, temperature_of, thresholds_of
 from .modelfile import HasFacts, attached_facts
 from .quiet_tensorflow import quiet
@@ -159,14 +159,12 @@ def steps_of(
     hop_ms:float|None=None, # see `stateful.step_model`
     carried:bool|None=None, # see `stateful.step_model`
 )->Steps:
-    "A run in steps, by TensorFlow. `stateful.StateError` if it cannot be taken in steps."
+    """A run in steps, as its file would be: converted to LiteRT, which takes some seconds and makes each step many
+    times as quick. `stateful.StateError` if it cannot be taken in steps."""
     from kwspot import stateful
     steps = stateful.step_model(run.model, hop_ms=hop_ms, carried=carried)
-    function = stateful.explicit(steps)
-    def advance(samples, state):
-        result = function(samples, state)
-        return result['probabilities'].numpy()[0], result['state'].numpy()
-    return Steps(run.labels, run.sample_rate, run.n_samples, steps.facts, advance, temperature_of(run))
+    facts = {'labels': run.labels, 'sample_rate': run.sample_rate, 'n_samples': run.n_samples, 'steps': steps.facts}
+    return replace(litert_steps(stateful.steps_to_litert(steps), facts, 'the run'), temperature=temperature_of(run))
 
 # %% ../nbs/70_streaming.ipynb #84594b73
 STREAM_FILE = 'model-stream.tflite' # in a run's folder export/
@@ -176,31 +174,50 @@ def open_listener(
     model:Any, # run folder, exported file, Run, Exported, Windows or Steps
     *,
     hop_ms:float|None=None, # from answer to answer; None: the model's own
-    carried:bool|None=None, # for a run: carry the network's state; None: where it can be
+    carried:bool|None=None, # for a run: True: carry its state, False: remember its features; None: carry or windows
 )->Windows|Steps:
-    "What answers for a model, in the cheapest way there is. `StreamError` or `ExportError` for what is no model."
+    """What answers for a model: a run in steps where its state can be carried, else by windows, whatever of it was
+    exported; an exported file as it is. `StreamError` or `ExportError` for what is no model."""
     if isinstance(model, (Windows, Steps)): return model
     if isinstance(model, (str, Path)): return open_listener(_load(Path(model)), hop_ms=hop_ms, carried=carried)
     if hop_ms is not None and not 0 < hop_ms < math.inf: raise StreamError(f'hop_ms={hop_ms}: give a time above 0')
     if hasattr(model, 'model'):
         from kwspot.stateful import StateError
-        try: return steps_of(model, hop_ms=hop_ms, carried=carried)
+        try: return steps_of(model, hop_ms=hop_ms, carried=carried is None or carried)
         except StateError:
             if carried: raise
     return Windows(model, hop_ms or 100.)
 
 # %% ../nbs/70_streaming.ipynb #cf74b059
 def _load(path):
-    """Steps, an exported model or a run: what is quickest to start. Exports that an earlier state of a run left
-    behind do not count."""
+    """Steps, an exported model or a run. A run whose state can be carried gives steps or itself, any other its LiteRT
+    file or itself; exports that an earlier state of it left behind do not count."""
     if path.is_file() or not (path / 'run.json').is_file(): return _load_file(path)
     steps, temperature = path / 'export' / STREAM_FILE, stored_temperature(path)
-    if steps.is_file() and attached_facts(steps).get('mark') in (model_mark(path), None):
+    facts = attached_facts(steps) if steps.is_file() else {}
+    if facts.get('steps', {}).get('carried') and facts.get('mark') in (model_mark(path), None):
         model = load_steps(steps)
         return replace(model, temperature=temperature) if temperature else model
+    if run := _causal_run(path): return run
     if export_of(path): return load_exported(path)
     from kwspot.training import load_run
     return load_run(path)
+
+
+def _causal_run(path):
+    "The run in a folder if its state can be carried, else None, without TensorFlow where run.json tells."
+    try: causal = json.loads((path / 'run.json').read_text(encoding='utf-8'))['recipe']['network']['causal']
+    except (ValueError, KeyError, TypeError): return None
+    if not causal: return None
+    from kwspot.stateful import StateError, is_causal, parts_of
+    from kwspot.training import load_run
+    run = load_run(path)
+    try: carried = is_causal(parts_of(run.model)[1])
+    except StateError: return None
+    if carried and export_of(path): # by windows it would begin at once
+        warnings.warn(f'{path}: its steps are made anew each time, which takes some seconds; '
+                      f'kwspot export {path} --format litert-stream keeps them', stacklevel=5)
+    return run if carried else None
 
 
 def _load_file(file):
@@ -209,7 +226,6 @@ def _load_file(file):
     if 'steps' not in facts: return load_exported(file)
     check_fresh(file, facts)
     return load_steps(file)
-
 
 # %% ../nbs/70_streaming.ipynb #a674a48a
 def export_stream(
@@ -412,8 +428,8 @@ def choose_threshold(
     *,
     false_accepts_per_hour:float=1., # at most
 )->float:
-    """The threshold that misses least while it keeps to so many false accepts. `StreamError` if none does, or where
-    none of the words was said."""
+    """The threshold that misses least while it keeps to so many false accepts; warns where that is nine tenths of the
+    words or more. `StreamError` if none does, or where none of the words was said."""
     if not points['n_words'].astype(float).max():
         raise StreamError('none of the words to be reported is said in the recordings, so that no threshold can be '
                           'chosen for them; give clips of them')
@@ -421,7 +437,12 @@ def choose_threshold(
     if allowed.empty:
         raise StreamError(f'no threshold keeps to {false_accepts_per_hour:g} false accepts per hour; try higher '
                           'ones, or a better model')
-    return float(allowed['miss_rate'].astype(float).idxmin())
+    best = allowed.loc[allowed['miss_rate'].astype(float).idxmin()]
+    if best['miss_rate'] >= 0.9:
+        warnings.warn(f"the threshold {best.name:g} is of no use, {best['miss_rate']:.1%} of {best['n_words']:.0f} "
+                      'words are missed at it: allow more false accepts per hour, report fewer words, or train a '
+                      'better model', stacklevel=2)
+    return float(best.name)
 
 # %% ../nbs/70_streaming.ipynb #6cdc7737
 def split_recording(
@@ -482,7 +503,7 @@ def fit_threshold(
     hours:float=2., # of recordings to choose on
     split:str='valid', # whose clips they hold
     seed:int=0, # of the recordings
-)->dict: # words, threshold, temperature it holds at, wanted_per_hour; and what it gave: n_words, miss_rate, ...
+)->dict: # words, threshold; temperature, carried and hop_ms it holds for; wanted_per_hour; n_words, miss_rate, ...
     """Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts, if no word is
     said, and for a pack at another rate."""
     from kwspot.training import read_info, write_json
@@ -498,7 +519,7 @@ def fit_threshold(
     found = {name: float(value) for name, value in points.loc[threshold].items()}
     key = _words_key(words)
     facts = {'words': key, 'threshold': threshold, 'temperature': listener.temperature,
-             'wanted_per_hour': false_accepts_per_hour, 'split': split, **found}
+             **_way(listener), 'wanted_per_hour': false_accepts_per_hour, 'split': split, **found}
     info = read_info(folder) # as it is after so long a time
     kept = {**info.get('stream', {}), key: {**facts, 'mark': model_mark(folder)}}
     write_json(folder / 'run.json', {**info, 'stream': kept})
@@ -509,26 +530,52 @@ def _words_key(words):
     "A name for a choice of words, whatever their order."
     return '' if words is None else ','.join(sorted(words))
 
+
+def _way(listener):
+    "How a listener comes to its answers, on which a threshold depends."
+    return {'carried': isinstance(listener, Steps) and listener.facts['carried'], 'hop_ms': listener.hop_ms}
+
+
+def _in_words(way):
+    "The same for people."
+    return f"{'carried state' if way['carried'] else 'windows'}, an answer every {way['hop_ms']:g} ms"
+
 # %% ../nbs/70_streaming.ipynb #db2b7bdb
 def stored_threshold(
     path:str|Path, # a run folder, an exported file, or anything else
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
     *,
-    temperature:float|None=None, # of a run's listener; None: what is stored with the run
+    listener:Any=None, # Windows or Steps that are to use it; None: any, at the temperature stored with the run
 )->float|None:
     """The threshold that `fit_threshold` kept for these words and the run as it is, or had kept when the file was
-    written; None where there is none, and, with a warning, where it was chosen at another temperature."""
-    folder = Path(path)
-    if not (folder / 'run.json').is_file(): return thresholds_of(folder).get(_words_key(words))
+    written; None where there is none, and, with a warning, where it was chosen at another temperature or for another
+    way of listening."""
+    folder, key = Path(path), _words_key(words)
+    is_run = (folder / 'run.json').is_file()
+    threshold = _of_run(folder, key, listener) if is_run else thresholds_of(folder).get(key)
+    chosen_for = heard_by(folder).get(key)
+    if threshold is None or listener is None or chosen_for is None: return threshold
+    now = _way(listener)
+    if chosen_for['carried'] == now['carried'] and math.isclose(chosen_for['hop_ms'], now['hop_ms']): return threshold
+    warnings.warn(f'{folder}: the threshold {threshold:g} was chosen for {_in_words(chosen_for)}; this is '
+                  f'{_in_words(now)}, so it does not count: '
+                  + ('choose it again (kwspot stream --fit)' if is_run else 'give one, or listen with the run'),
+                  stacklevel=2)
+    return None
+
+
+def _of_run(folder, key, listener):
+    "The threshold kept with a run as it is; None, with a warning, where it was chosen at another temperature."
     try:
-        facts = json.loads((folder / 'run.json').read_text(encoding='utf-8'))['stream'][_words_key(words)]
+        facts = json.loads((folder / 'run.json').read_text(encoding='utf-8'))['stream'][key]
         if facts['mark'] != model_mark(folder): return None
-        threshold, now = float(facts['threshold']), temperature or stored_temperature(folder) or 1.
+        threshold = float(facts['threshold'])
+        now = listener.temperature if listener else stored_temperature(folder) or 1.
         chosen_at = float(facts.get('temperature', now)) # which an earlier version did not note
     except (OSError, ValueError, KeyError, TypeError): return None
     if chosen_at_now(facts, now): return threshold
     warnings.warn(f'{folder}: the threshold {threshold:g} was chosen at a temperature of {chosen_at:.3g}, which is '
-                  f'{now:.3g} now, and does not count: choose it again (kwspot stream --fit)', stacklevel=2)
+                  f'{now:.3g} now, and does not count: choose it again (kwspot stream --fit)', stacklevel=3)
     return None
 
 # %% ../nbs/70_streaming.ipynb #2989b566
@@ -563,7 +610,7 @@ def _choices(model, listener):
     known = thresholds_of(Path(model)) if isinstance(model, (str, Path)) else {}
     for key in ('', *(key for key in known if key)):
         words = key.split(',') if key else None
-        threshold = stored_threshold(model, words, temperature=listener.temperature) if key in known else None
+        threshold = stored_threshold(model, words, listener=listener) if key in known else None
         if threshold or not key: yield words, threshold
 
 # %% ../nbs/70_streaming.ipynb #a1862dfe
