@@ -443,7 +443,7 @@ def _file_findings(table, sample_rate, limits):
     suffix = table['path'].str.lower().str.extract(r'\.(\w+)$', expand=False).fillna('')
     fits = [_SUFFIXES.get(one, ('wav',)) for one in table['codec'].tolist()]
     strange = pd.Series([one not in good for one, good in zip(suffix.tolist(), fits)], table.index, dtype=bool)
-    foreign = (problem.str.contains('neither WAV nor FLAC, but', regex=False)
+    foreign = (problem.str.contains('nor MP3, but|that cannot be decoded', regex=True)
                & suffix.isin(['wav', 'flac'])) | (known & strange)
     return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
             'size_mismatch': (table['extra_bytes'].abs() > limits.extra_bytes) & ~truncated,

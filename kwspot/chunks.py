@@ -99,15 +99,18 @@ def resampled(
 def seconds_missing(
     file:str|Path, # a recording
     n_samples:int, # that could be read
+    *,
+    rate:int|None=None, # of these, Hz; None: that of the file
 )->float:
     """How much more sound the header of a WAV file promises than was read, s; 0 for other files and for headers
     written to a pipe."""
     import wave
     try:
-        with wave.open(str(file), 'rb') as source: n_promised, rate = source.getnframes(), source.getframerate()
+        with wave.open(str(file), 'rb') as source: n_promised, own = source.getnframes(), source.getframerate()
         there = Path(file).stat().st_size
     except (wave.Error, EOFError, OSError): return 0.
-    return (n_promised - n_samples) / rate if n_samples < n_promised < 2 ** 30 and there < 2 ** 31 else 0.
+    missing, least = n_promised / own - n_samples / (rate or own), 1 / rate if rate else 0. # what resampling rounds off
+    return missing if missing > least and n_promised < 2 ** 30 and there < 2 ** 31 else 0.
 
 # %% ../nbs/36_chunks.ipynb #b02dd5ca
 def read_chunks(

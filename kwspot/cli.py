@@ -47,9 +47,8 @@ CorpusFolder = Annotated[str, typer.Argument(metavar='CORPUS', # no Path: that w
 def _is_run(run:Path, # a folder
             )->Path:
     "The folder; one line where it is no run, before TensorFlow is loaded, which takes seconds."
-    if not (run / 'run.json').is_file():
-        from kwspot.corpus import CorpusError
-        raise CorpusError(f'{run}: is not a run folder (it has no run.json); train one with kwspot train')
+    from kwspot.modelfile import check_run
+    check_run(run)
     return run
 
 
@@ -567,9 +566,10 @@ def evaluate(run:RunFolder, # what to judge
     from kwspot import corpus
     if report is not None: corpus.check_place(report)
     if tables is not None: corpus.check_place(tables, folder=True)
-    from kwspot import operating, preprocessing, training
+    from kwspot import comparison, operating, preprocessing, training
     from kwspot import report as reports
-    loaded = training.load_run(run)
+    loaded, other = training.load_run(run), None if against is None else training.load_run(against)
+    if other is not None: comparison.check_alike(other, loaded) # now, and not behind a report of minutes
     index = _opened(folder, speaker_pattern, decisions, loaded)
     if isinstance(index, preprocessing.Packed) and (report is not None or tables is not None):
         raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
@@ -579,23 +579,23 @@ def evaluate(run:RunFolder, # what to judge
     more = as_json or report is not None or tables is not None # for these what takes a second split, too
     findings = reports.measure(loaded, index, split=split, seed=seed, points=more)
     if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
-    if against is not None: findings.scores['comparison'] = _compare(against, loaded, index, split, seed)
+    if other is not None: findings.scores['comparison'] = _compare(other, loaded, index, split, seed)
     if tables is not None: reports.write_tables(findings, tables)
     if report is not None: reports.write_report(findings, report, more=_comparison_section(findings.scores))
     files = dict(report=None if report is None else str(report), tables=None if tables is None else str(tables))
     _show(dict(findings.scores, **files), as_json, _say_scores)
 
 # %% ../nbs/80_cli.ipynb #162c138f
-def _compare(against:Path, # another run
-             run, # a training.Run
+def _compare(other, # a training.Run
+             run, # the one that is judged
              index, # of the corpus
              split:str, # whose clips
              seed:int, # of the bootstrap
              )->dict:
     "The other run first, this one second."
-    from kwspot import comparison, training
-    found = comparison.compare_runs(training.load_run(against), run, index, split=split, seed=seed)
-    return dict(found, first=str(against), second=str(run.folder))
+    from kwspot import comparison
+    found = comparison.compare_runs(other, run, index, split=split, seed=seed)
+    return dict(found, first=str(other.folder), second=str(run.folder))
 
 # %% ../nbs/80_cli.ipynb #0ddff78c
 def _comparison_section(scores:dict, # of a run, perhaps with a comparison
@@ -722,12 +722,15 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
               file:Path, # a recording
               )->dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
+    from kwspot.chunks import seconds_missing
     from kwspot.clip import about_recording, as_clip, read_whole
     from kwspot.exported import at_temperature, temperature_of
     whole = read_whole(file, sample_rate=model.sample_rate)
     clip = as_clip(whole, model.n_samples)
     probabilities = at_temperature(model.predict(clip[None])[0], temperature_of(model))
-    best, note = int(probabilities.argmax()), about_recording(clip, n_whole=len(whole))
+    best, missing = int(probabilities.argmax()), seconds_missing(file, len(whole), rate=model.sample_rate)
+    cut = f'is cut short, the last {missing:.2f} s that its header promises are not there' if missing else ''
+    note = '; '.join(filter(None, (cut, about_recording(clip, n_whole=len(whole)))))
     return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6),
                 **(dict(note=note) if note else {}))
 

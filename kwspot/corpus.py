@@ -147,7 +147,7 @@ def _compressed_header(content, kind):
     try: import soundfile
     except (ImportError, OSError) as error: return _broken(f'{kind} needs the package soundfile ({error})')
     try: info = soundfile.info(io.BytesIO(content))
-    except (RuntimeError, ValueError): return _broken(f'neither WAV nor FLAC, but {kind} that cannot be decoded')
+    except (RuntimeError, ValueError): return _broken(f'{kind} that cannot be decoded')
     codec = _SUBTYPES.get(info.subtype, info.subtype.lower())
     return Header(info.samplerate, info.frames, info.channels, 16, codec, '' if info.frames else 'no samples'), 0
 
@@ -160,7 +160,7 @@ def _stranger(head, size, read_at):
     if compressed: return _compressed_header(read_at(0, size), compressed)
     kind = 'MP4' if head[4:8] == b'ftyp' else next((kind for start, kind in _STARTS.items()
                                                     if head.startswith(start)), '')
-    return _broken('neither WAV nor FLAC' + (f', but {kind}' if kind else ''))
+    return _broken('neither WAV, FLAC, Ogg nor MP3' + (f', but {kind}' if kind else ''))
 
 # %% ../nbs/00_corpus.ipynb #ce8bb882
 def _believable(header, offset, most):
@@ -619,6 +619,7 @@ def _name_reader(speaker_pattern):
 # %% ../nbs/00_corpus.ipynb #e32a242b
 _ODDITIES = {
     'speaker': ('clips whose name tells no speaker', 'call them SPEAKER_nohash_TAKE.wav or give speaker_pattern'),
+    'pattern': ('clips whose name the speaker pattern does not fit', 'mend the pattern'),
     'unreadable': ('clips that cannot be read', 'the audit lists them'),
     'kind': ('files left out that are no WAV, FLAC, Opus or MP3', 'convert them if they are clips'),
     'archive': ('archives that end too early', 'get them again'),
@@ -756,7 +757,7 @@ def _collect(where, tell, listed, notes, cluster=None):
         if not speaker and listed.speakers: speaker = listed.speakers.get(key, '')
         if known: # what an archive says of a clip itself
             speaker, take = header.speaker or speaker, header.take if header.take >= 0 else take
-        if not speaker: notes.add('speaker', entry.name)
+        if not speaker: notes.add('speaker' if tell is _by_marks else 'pattern', entry.name)
         if header.n_samples == 0: notes.add('unreadable', f'{word}/{entry.name}: {header.problem}')
         rows.append(_Row(entry.path, word, speaker, take, header.sample_rate if header.n_samples else 0,
                          header.n_samples))

@@ -27,7 +27,8 @@ import numpy as np
 
 from .clip import waveform_batches
 from .formats import FORMATS, ONNX_SEAL
-from .modelfile import FACTS, ExportError, HasFacts, attached_facts, check_facts, seal, unsealed
+from .modelfile import (FACTS, ExportError, HasFacts, attached_facts, calibration_problem, check_facts,
+                              runs_in, seal, unsealed)
 from .quiet_tensorflow import quiet
 
 # %% ../nbs/69_exported.ipynb #4bd9cf9c
@@ -259,25 +260,33 @@ def find_exported(
     path:Path, # a file, a folder that `export` wrote, or a run folder
 )->tuple[Path, str]: # the model, and its key in `RUNNERS`
     "Which model is meant. `ExportError` if there is none."
-    if path.name == 'kwspot_model.cc': path = path.parent
+    if path.name in ('kwspot_model.cc', 'saved_model.pb'): path = path.parent
     if not path.exists(): raise ExportError(f'{path}: there is no such file; write it with kwspot export')
     if (path / 'run.json').is_file():
         if not (found := export_of(path)):
             raise ExportError(f'{path}: its model has not been exported to LiteRT; run kwspot export {path}')
         return found, found.suffix
+    if path.name == 'model.keras' and (path.parent / 'run.json').is_file():
+        raise ExportError(f'{path}: is the model of a run, whose labels are in its run.json; give the run folder, '
+                          f'{path.parent}')
     kinds = ([kind for kind in RUNNERS if (path / kind).is_file()] if path.is_dir() else [path.suffix]
              if path.suffix in RUNNERS else [])
     if not kinds:
-        raise ExportError(f'{path}: is no model that is known here ({", ".join(RUNNERS)}, or a run folder)')
+        raise ExportError(f'{path}: ' + (runs_in(path) or f'is no model that is known here ({", ".join(RUNNERS)}, or a '
+                                         'run folder)'))
     return path, kinds[0]
 
 # %% ../nbs/69_exported.ipynb #bd74c5be
 def stored_temperature(
     folder:Path, # a run folder, or anything else
 )->float|None:
-    "The temperature in a run folder's run.json; None where there is none."
-    try: return json.loads((folder / 'run.json').read_text(encoding='utf-8'))['calibration']['temperature']
-    except (OSError, ValueError, KeyError, TypeError): return None
+    "The temperature in a run folder's run.json; None where there is none. `ExportError` for one that is no number."
+    try: info = json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError): return None
+    if not isinstance(info, dict): return None
+    if problem := calibration_problem(info):
+        raise ExportError(f'{folder / "run.json"}: {problem}; restore it, or fit one (kwspot evaluate --calibrate)')
+    return (info.get('calibration') or {}).get('temperature')
 
 
 def chosen_at_now(
@@ -344,7 +353,8 @@ def check_fresh(
     "Warn of a file that lies in its run's folder and was written when the run had another temperature."
     run = file.parent.parent
     if not (run / 'run.json').is_file() or facts.get('mark') != model_mark(run): return
-    now, then = stored_temperature(run) or 1., facts.get('temperature') or 1.
+    try: now, then = stored_temperature(run) or 1., facts.get('temperature') or 1.
+    except ExportError: return # which is the run's affair
     if math.isclose(now, then): return
     warnings.warn(f'{file}: was written when its run had the temperature {then:.3f}, which is {now:.3f} now, and gives '
                   'other probabilities than the run; export it again', stacklevel=3)

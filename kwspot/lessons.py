@@ -115,7 +115,12 @@ def packed_corpus(
     if pack_folder and is_url(pack_folder):
         return pack_shards(table, pack_folder, mixed=False, **how, progress=progress)
     place = Path(pack_folder) if pack_folder else pack_place(named, **how)
-    return preprocessing.pack(table, place, **how, progress=progress)
+    try: return preprocessing.pack(table, place, **how, progress=progress)
+    except CorpusError as error: # which speaks of a folder that nobody named
+        if pack_folder or 'choose another folder' not in str(error): raise
+        remedy = ('name another cache folder (XDG_CACHE_HOME), or pack the corpus elsewhere (kwspot pack) and train on '
+                  'that')
+        raise CorpusError(str(error).replace('choose another folder', remedy)) from None
 
 # %% ../nbs/49_lessons.ipynb #852b1d98
 def by_name(

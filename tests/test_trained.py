@@ -30,7 +30,7 @@ def test_evaluate_writes_a_report_that_needs_nothing_else(small_run):
     assert {'per_class.csv', 'confusion.csv', 'errors.csv', 'speakers.csv', 'robustness.csv'} <= {file.name for file in (small_run / 'tables').iterdir()}
 
 
-@pytest.mark.parametrize(('args', 'said'), [(['run', 'other'], 'none of the words'), (['nameless', 'corpus'], 'names no labels'),
+@pytest.mark.parametrize(('args', 'said'), [(['run', 'other'], 'none of the words'), (['nameless', 'corpus'], 'its labels, sample rate or length are missing'),
                                             (['run', 'corpus', '--report', 'folder.html'], 'is a folder'),
                                             (['run', 'corpus', '--csv', 'run/run.json'], 'is a file'),
                                             (['run', 'corpus', '--report', 'run/run.json/x.html'], 'not a folder')])
@@ -43,6 +43,28 @@ def test_evaluate_refuses_in_one_line(args, said, small_run):
     done = kwspot('evaluate', *args, cwd=small_run)
     assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1), done.stderr
     assert done.stderr.startswith('kwspot: ') and said in done.stderr
+
+
+def test_what_is_no_run_is_told_before_the_work(small_run):
+    info = json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))
+    (small_run / 'seeds/seed-0').mkdir(parents=True)
+    (small_run / 'seeds/seed-0/run.json').write_text(json.dumps({**info, 'labels': ['yes', 'up']}), encoding='utf-8')
+    clip = next((small_run / 'corpus/yes').glob('*.wav'))
+    for args, said in ((['evaluate', 'run', 'corpus', '--report', 'late.html', '--against', 'seeds/seed-0'], 'different labels'),
+                       (['evaluate', 'seeds', 'corpus'], 'holds runs (seed-0)'), (['spot', 'seeds', clip], 'holds runs (seed-0)'),
+                       (['spot', 'run/model.keras', clip], 'give the run folder, run'),
+                       (['train', 'corpus', '--out', 'run', '--seeds', 2], 'name another folder')):
+        done = kwspot(*args, cwd=small_run)
+        assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1) and said in done.stderr, done.stderr
+    assert not (small_run / 'late.html').exists() and not (small_run / 'run/seed-0').exists()
+
+
+def test_a_recording_that_was_cut_is_told(small_run):
+    content = next((small_run / 'corpus/yes').glob('*.wav')).read_bytes()
+    (small_run / 'cut.wav').write_bytes(content[:len(content) // 2])
+    done = kwspot('spot', 'run', 'cut.wav', '--json', cwd=small_run)
+    assert done.returncode == 0 and 'is cut short, the last 0.50 s' in json.loads(done.stdout)['results'][0]['note'], done
+    assert done.stderr.count('cut short') == 1
 
 
 def test_decisions_become_a_clean_copy(tmp_path):
