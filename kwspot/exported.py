@@ -285,7 +285,7 @@ def stored_temperature(
     except (OSError, ValueError): return None
     if not isinstance(info, dict): return None
     if problem := calibration_problem(info):
-        raise ExportError(f'{folder / "run.json"}: {problem}; restore it, or fit one (kwspot evaluate --calibrate)')
+        raise ExportError(f'{folder / "run.json"}: {problem}; restore it, or remove its calibration')
     return (info.get('calibration') or {}).get('temperature')
 
 
