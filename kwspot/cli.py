@@ -263,17 +263,13 @@ def audit(folder:CorpusFolder, # the corpus
           )->None:
     "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
     from kwspot import corpus
-    from kwspot.decisions import check_no_decisions
-    from kwspot.storage import is_url
     if apply:
         _check_alone(labels=labels, label_model=label_model, seconds=seconds, limit=limit, decisions=decisions)
         return _apply(folder, apply, _on_disk(Path(out)) if out else None, speaker_pattern, as_json)
     if out is not None and not out.endswith(('.parquet', '.csv', '.html', '/')):
         raise typer.BadParameter('ends neither in .parquet nor in .csv nor in .html', param_hint='--out')
     index = corpus.index(folder, speaker_pattern=speaker_pattern) # before anything that takes time to load
-    if out is not None and not is_url(out):
-        corpus.check_place(out, folder=out.endswith('/'), corpus=index.attrs.get('folder'))
-        check_no_decisions(out)
+    if out is not None: _check_out(out, index)
     from kwspot import anomaly
     limits = anomaly.changed_limits(limit or [])
     judge = _checked_judge(labels, label_model, index)
@@ -331,6 +327,18 @@ def _judge_labels(table, # the audit
     return labels.add_labels(table, issues, limits=limits), shown.to_dict('records')
 
 # %% ../nbs/80_cli.ipynb #111b04bf
+def _check_out(out:str, # where the audit is to go
+               index, # of the corpus
+               )->None:
+    "Refuse before the work what cannot be written there, and what would take the place of decisions."
+    from kwspot.corpus import check_place
+    from kwspot.decisions import check_no_decisions
+    from kwspot.storage import is_url
+    if is_url(out): return
+    check_place(out, folder=out.endswith('/'), corpus=index.attrs.get('folder'))
+    check_no_decisions(out)
+
+
 def _write_audit(table, # the audit
                  out:str, # a file, a URL, or a folder with / at the end
                  limits, # it was judged by

@@ -311,7 +311,7 @@ def thresholds_of(
         return {words: float(value) for words, value in RUNNERS[kind][0](place)['thresholds'].items()}
     return {}
 
-
+# %% ../nbs/69_exported.ipynb #625d87c0
 def heard_by(
     path:Path, # a run folder, or anything that `export` wrote
 )->dict[str, dict]: # words, as in `thresholds_of` -> carried (whether state was carried), hop_ms
