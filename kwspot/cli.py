@@ -300,16 +300,22 @@ def _checked_judge(labels:bool, # whether they are judged
                    )->str:
     "Who judges labels; one that there is not, or that cannot judge them, is refused before an audit of minutes."
     if model and not labels: raise typer.BadParameter('needs --labels', param_hint='--label-model')
-    from kwspot.corpus import NOISE, CorpusError
-    spoken = index[index['word'] != NOISE]
-    voices = spoken['speaker'].where(spoken['speaker'] != '', spoken['path']).nunique()
-    if labels and voices < 3:
-        raise CorpusError(f'--labels needs clips of three speakers at least (here: {voices}), for nobody is judged '
-                          'by a network that heard them; leave it out, or see --speaker-pattern')
+    if labels: _check_voices(index)
     if labels and model != 'ridge':
         from kwspot import modelling
         modelling.architecture(model or 'kwspot-s')
     return model or 'kwspot-s'
+
+
+def _check_voices(index, # of the corpus
+                  )->None:
+    "One line where there are too few speakers for networks that never heard the one they judge."
+    from kwspot.corpus import NOISE, CorpusError
+    spoken = index[index['word'] != NOISE]
+    voices = spoken['speaker'].where(spoken['speaker'] != '', spoken['path']).nunique()
+    if voices < 3:
+        raise CorpusError(f'--labels needs clips of three speakers at least (here: {voices}), for nobody is judged '
+                          'by a network that heard them; leave it out, or see --speaker-pattern')
 
 
 def _judge_labels(table, # the audit

@@ -25,7 +25,7 @@ import pandas as pd
 import platformdirs
 
 from . import preprocessing
-from .corpus import NOISE, CorpusError, CorpusWarning, index, is_elsewhere
+from .corpus import NOISE, CorpusError, CorpusWarning, check_place, index, is_elsewhere
 from .decisions import decided_index
 from .recipes import Recipe, TrainingError
 from .shards import Shards, pack_shards, window_order
@@ -115,12 +115,15 @@ def packed_corpus(
     if pack_folder and is_url(pack_folder):
         return pack_shards(table, pack_folder, mixed=False, **how, progress=progress)
     place = Path(pack_folder) if pack_folder else pack_place(named, **how)
-    try: return preprocessing.pack(table, place, **how, progress=progress)
-    except CorpusError as error: # which speaks of a folder that nobody named
-        if pack_folder or 'choose another folder' not in str(error): raise
-        remedy = ('name another cache folder (XDG_CACHE_HOME), or pack the corpus elsewhere (kwspot pack) and train on '
-                  'that')
-        raise CorpusError(str(error).replace('choose another folder', remedy)) from None
+    if not pack_folder: _check_cache(place)
+    return preprocessing.pack(table, place, **how, progress=progress)
+
+def _check_cache(place):
+    "`CorpusError` where nothing can be kept in the cache folder, which nobody named and `pack` would speak of."
+    try: check_place(place, folder=True)
+    except CorpusError:
+        raise CorpusError(f'{place.parent}: nothing can be kept there; name another cache folder (XDG_CACHE_HOME), or '
+                          'pack the corpus elsewhere (kwspot pack) and train on that') from None
 
 # %% ../nbs/49_lessons.ipynb #852b1d98
 def by_name(
