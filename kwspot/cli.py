@@ -974,7 +974,8 @@ def _demo_model(index, # of the embedded corpus
     augment = training.RECIPES['quick'].augment
     noise = {**augment['noise'], 'generated': {'clatter': 90.0, 'brown': 45.0}}  # seconds; the recordings are few
     recipe = training.choose_recipe('quick', augment={**augment, 'noise': noise})
-    run = training.train(index, run_folder, task='kaggle12', recipe=recipe, epochs=epochs, seed=seed)
+    run = training.train(index, run_folder, task='kaggle12', recipe=recipe, epochs=epochs, seed=seed,
+                         progress=None if sys.stderr.isatty() else 60.)
     say('evaluating on speakers that the training never heard')
     scores = evaluation.evaluate(run, index, split='test', seed=seed)
     say('exporting')
