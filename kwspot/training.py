@@ -807,10 +807,15 @@ def say_epoch(
     epochs:int, # at most
     *,
     name:str='', # of the recipe: tells teachers from their pupil
+    following:float=0., # epochs of the trainings that come after this one
 )->None:
     "A line on stderr about the epoch that just ended, with the time that is left."
-    left = line['seconds'] * (epochs - line['epoch'])
-    rest = f', at most {left / 60:.1f} min left' if left >= 60 else f', at most {left:.0f} s left' if left else ''
+    def lasting(n_epochs):
+        seconds = line['seconds'] * n_epochs
+        return f'{seconds / 60:.1f} min' if seconds >= 60 else f'{seconds:.0f} s'
+    left = epochs - line['epoch']
+    rest = f', at most {lasting(left)} left' if left else ''
+    if following: rest += f', about {lasting(left + following)} with what follows'
     print(f"{name} epoch {line['epoch']}/{epochs}  loss {line['loss']:.3f}  training {line['accuracy']:.1%}  "
           f"validation {line['valid_accuracy']:.1%} (mean recall {line['valid_recall']:.1%})  "
           f"{line['seconds']:.0f} s{rest}", file=sys.stderr, flush=True)
@@ -819,6 +824,8 @@ def say_epoch(
 def watcher(
     progress:bool|float|Callable|None, # see `train`
     recipe:Recipe, # how it is trained
+    *,
+    following:float=0., # epochs of the trainings that come after this one
 )->Callable: # of a line of the history
     "What is called after each epoch."
     if callable(progress): return progress
@@ -829,7 +836,7 @@ def watcher(
         nonlocal said
         if time.monotonic() - said < pause: return
         said = time.monotonic()
-        say_epoch(line, recipe.epochs, name=recipe.name)
+        say_epoch(line, recipe.epochs, name=recipe.name, following=following)
     return watch
 
 # %% ../nbs/50_training.ipynb #662245ba
@@ -1086,14 +1093,15 @@ def train_teachers(
 )->list[keras.Model]: # waveform -> probabilities
     "The teachers that a recipe asks for: runs of their own, finished once and for all."
     if not recipe.teachers: return []
-    how: dict = {'task': task, 'recipe': teacher_recipe(recipe), 'shuffle_window': lesson.window,
-                 'devices': devices, 'progress': progress}
+    taught, pupils = teacher_recipe(recipe), recipe.epochs * (1 + recipe.teachers / 3) # epochs, as teachers' ones
+    how: dict = {'task': task, 'recipe': taught, 'shuffle_window': lesson.window, 'devices': devices}
     begins = start.folder if start else 'none'
     folders = {number: out / 'teachers' / str(number) for number in range(1, recipe.teachers + 1)}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', TrainingWarning) # said of their pupil
-        return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins,
-                      **how).model for number, folder in folders.items()]
+        return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins, **how,
+                      progress=watcher(progress, taught, following=(recipe.teachers - number) * taught.epochs + pupils)
+                      ).model for number, folder in folders.items()]
 
 # %% ../nbs/50_training.ipynb #2f9495dd
 def begin_or_go_on(
