@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['SNIPPETS', 'CARD', 'licence_of', 'about_corpus', 'markdown_table', 'is_own', 'corpus_name', 'about_speakers',
            'card_data', 'n_voices', 'card_scores', 'were_heard', 'proved_on', 'by_format', 'card_files', 'unaware',
-           'written_before', 'card_limits', 'kept_thresholds', 'card_streams', 'card_use', 'model_card', 'write_card']
+           'written_before', 'card_limits', 'kept_thresholds', 'card_streams', 'card_use', 'model_card', 'not_noted',
+           'write_card']
 
 # %% ../nbs/72_card.ipynb #d5357f15
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -261,10 +263,9 @@ def card_streams(
 # %% ../nbs/72_card.ipynb #38994eca
 SNIPPETS = {
     'keras': ('python', """
-import json, zipfile, keras, soundfile, kwspot.modelling
+import zipfile, keras, soundfile, kwspot.modelling
 kwspot.modelling.load_families()  # the layers of kwspot's models
-model = keras.models.load_model('{file}')
-labels = zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
+model, labels = keras.models.load_model('{file}'), zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
 waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samples at {sample_rate} Hz
 print(labels[model.predict(waveform[None], verbose=0).argmax()])"""),
     'savedmodel': ('python', """
@@ -274,9 +275,8 @@ labels = pathlib.Path('{file}/assets.extra/labels.txt').read_text(encoding='utf-
 waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samples at {sample_rate} Hz
 print(labels[model.serve(waveform[None]).numpy().argmax()])"""),
     'litert': ('python', """
-import soundfile, zipfile
-from ai_edge_litert.interpreter import Interpreter
-model = Interpreter('{file}').get_signature_runner()
+import soundfile, zipfile, ai_edge_litert.interpreter as litert
+model = litert.Interpreter('{file}').get_signature_runner()
 labels = zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')
 waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samples at {sample_rate} Hz
 print(labels[model(waveform=waveform[None])['output_0'].argmax()])"""),
@@ -288,8 +288,7 @@ waveform, rate = soundfile.read('clip.wav', dtype='float32')  # {n_samples} samp
 print(labels[model.run(None, {{'waveform': waveform[None]}})[0].argmax()])"""),
     'c': ('cpp', """
 #include <cstdio>
-#include "kwspot_model.h"  // in {file}; on a microcontroller: tflite::GetModel(kwspot_model),
-                           // and the operators that the header names
+#include "kwspot_model.h"  // in {file}; a microcontroller takes tflite::GetModel(kwspot_model)
 int main() {{
   std::printf("%d bytes, %d labels, the first is %s\\n", KWSPOT_MODEL_BYTES, KWSPOT_N_LABELS, kwspot_labels[0]);
 }}""")}
@@ -298,17 +297,27 @@ int main() {{
 SNIPPETS['litert-int8'] = SNIPPETS['litert-dynamic'] = SNIPPETS['litert']
 SNIPPETS['c-stream'] = SNIPPETS['c']
 SNIPPETS['litert-stream'] = SNIPPETS['litert-stream-int8'] = SNIPPETS['litert-stream-dynamic'] = ('python', """
-import json, numpy as np, soundfile, zipfile
-from ai_edge_litert.interpreter import Interpreter
-model = Interpreter('{file}').get_signature_runner()
-facts = json.loads(zipfile.ZipFile('{file}').read('kwspot.json'))
-waveform, rate = soundfile.read('clip.wav', dtype='float32')  # any number of samples at {sample_rate} Hz
-steps, labels = facts['steps'], facts['labels']
-sound = np.append(np.zeros(steps['n_early'], 'float32'), waveform)
-answer = {{'state': np.zeros((1, steps['n_state']), 'float32')}}
-for at in range(0, len(sound) - steps['n_input'] + 1, steps['hop']):
-    answer = model(samples=sound[None, at:at + steps['n_input']], state=answer['state'])
-print(labels[answer['probabilities'].argmax()])""")
+import numpy as np, soundfile, zipfile, ai_edge_litert.interpreter as litert
+model, answer = litert.Interpreter('{file}').get_signature_runner(), {{'state': np.zeros((1, {n_state}), 'float32')}}
+sound = np.pad(soundfile.read('clip.wav', dtype='float32')[0], ({n_early}, 0))  # any length, {sample_rate} Hz
+for at in range(0, len(sound) - {n_input} + 1, {hop}): \
+answer = model(samples=sound[None, at:at + {n_input}], state=answer['state'])
+print(zipfile.ZipFile('{file}').read('labels.txt').decode().split('\\n')[answer['probabilities'].argmax()])""")
+SNIPPETS['onnx-stream'] = ('python', """
+import json, numpy as np, onnxruntime, soundfile
+model, state = onnxruntime.InferenceSession('{file}'), np.zeros((1, {n_state}), 'float32')
+sound = np.pad(soundfile.read('clip.wav', dtype='float32')[0], ({n_early}, 0))  # any length, {sample_rate} Hz
+for at in range(0, len(sound) - {n_input} + 1, {hop}): \
+answer, state = model.run(None, {{'samples': sound[None, at:at + {n_input}], 'state': state}})
+print(json.loads(model.get_modelmeta().custom_metadata_map['kwspot.json'])['labels'][answer.argmax()])""")
+SNIPPETS['savedmodel-stream'] = ('python', """
+import numpy as np, pathlib, soundfile, tensorflow as tf
+model, answer = tf.saved_model.load('{file}'), {{'state': np.zeros((1, {n_state}), 'float32')}}
+sound = np.pad(soundfile.read('clip.wav', dtype='float32')[0], ({n_early}, 0))  # any length, {sample_rate} Hz
+for at in range(0, len(sound) - {n_input} + 1, {hop}): \
+answer = model.advance(sound[None, at:at + {n_input}], answer['state'])
+print(pathlib.Path('{file}/assets.extra/labels.txt').read_text('utf-8')\
+.split('\\n')[np.argmax(answer['probabilities'])])""")
 
 # %% ../nbs/72_card.ipynb #9324f388
 def card_use(
@@ -321,7 +330,8 @@ def card_use(
              'clip.wav\n```']
     for name, row in exports.items():
         language, code = SNIPPETS[name]
-        parts.append(f'`{name}`:\n\n```{language}{code.format(**{**info, "file": row["file"]})}\n```')
+        try: parts.append(f'`{name}`:\n\n```{language}{code.format(**{**info, **row})}\n```')
+        except KeyError: parts.append(f'`{name}`: of an earlier version, and the file is not here; export it again.')
     return '\n\n'.join(parts)
 
 # %% ../nbs/72_card.ipynb #e5a74dcb
@@ -345,15 +355,27 @@ def model_card(
     return '\n\n'.join([head, *(f'## {title}\n\n{text}' for title, text in told.items() if text)]) + '\n'
 
 
+def not_noted(
+    file:Path, # an exported file
+    row:Mapping, # what run.json says of it
+)->dict:
+    "What earlier versions did not note: what had been fitted to the run, and the lengths of the steps."
+    from kwspot.exported import carried_by, facts_of
+    told = {} if 'knows' in row else {'knows': carried_by(file)}
+    with contextlib.suppress(OSError, ValueError):
+        if 'hop_ms' in row and 'n_input' not in row: told |= facts_of(file)['steps']
+    return told
+
+
 def write_card(
     folder:Path, # a run folder
 )->list[str]: # formats whose files are there and were written before what the run knows now
     """Write the card of a run anew from run.json, where it has files of its present model: after an export, a
     calibration, or the choice of a threshold. What run.json does not say the files know, they are asked."""
     from kwspot.corpus import atomic_write
-    from kwspot.exported import carried_by, known_of, model_mark
+    from kwspot.exported import known_of, model_mark
     info, mark = json.loads((folder / 'run.json').read_text(encoding='utf-8')), model_mark(folder)
-    exports = {name: {'knows': carried_by(folder / row['file']), **row} if 'knows' not in row else row
+    exports = {name: {**not_noted(folder / row['file'], row), **row}
                for name, row in info.get('exports', {}).items() if row.get('mark') == mark}
     if not (exports and info.get('proof')): return []
     with atomic_write(folder / CARD) as temporary:

@@ -663,7 +663,7 @@ def export(run:RunFolder, # what to ship
                              help='keras, savedmodel, litert, litert-int8, litert-dynamic (weights '
                              'in 8 bits), onnx, c (an array for microcontrollers); in steps, for '
                              'streams: litert-stream, litert-stream-int8, litert-stream-dynamic, '
-                             'c-stream; separated by commas.')]='keras,litert',
+                             'onnx-stream, savedmodel-stream, c-stream; separated by commas.')]='keras,litert',
            corpus:Annotated[str|None, typer.Option('--corpus', metavar='CORPUS', # to prove on
                             help='Prove on this corpus (default: what the run was trained from, '
                             'as it was packed then).')]=None,

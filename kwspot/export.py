@@ -185,11 +185,11 @@ def judge(
 # %% ../nbs/71_export.ipynb #daf3bb98
 def step_figures(
     steps:Any, # streaming.Steps
-)->dict: # hop_ms, carried, n_state; p50_ms and p99_ms of a step
+)->dict: # hop_ms and the other facts of the steps; p50_ms and p99_ms of one
     "What a stream costs that is heard by this model."
-    state, known = steps.start(), steps.facts
-    return {'hop_ms': steps.hop_ms, 'carried': known['carried'], 'n_state': known['n_state'],
-            **latency(lambda piece: steps.advance(piece, state), known['n_input'])}
+    state = steps.start()
+    return {'hop_ms': steps.hop_ms, **steps.facts,
+            **latency(lambda piece: steps.advance(piece, state), steps.facts['n_input'])}
 
 # %% ../nbs/71_export.ipynb #94cc4cbd
 @contextlib.contextmanager

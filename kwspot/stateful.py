@@ -6,7 +6,8 @@
 __all__ = ['STATE', 'StateError', 'in_turn', 'Past', 'PastConv', 'PastPadding', 'RunningMean', 'PastLevel', 'LastOfStride',
            'refused', 'Pace', 'n_skipped', 'stepwise', 'strides_before', 'copy_of', 'paces_of', 'carried_network',
            'frames_per_answer', 'StepModel', 'parts_of', 'step_frames', 'remembered_network', 'step_model', 'is_causal',
-           'run_steps', 'end_to_end', 'explicit', 'step_converter', 'steps_to_litert', 'compare_steps', 'write_steps']
+           'run_steps', 'end_to_end', 'explicit', 'save_steps', 'step_converter', 'steps_to_litert', 'compare_steps',
+           'write_steps']
 
 # %% ../nbs/47_stateful.ipynb #2f2b1880
 import math
@@ -497,6 +498,20 @@ def explicit(
                        input_signature=[tf.TensorSpec((1, n), tf.float32, name) for n, name in shapes])
 
 # %% ../nbs/47_stateful.ipynb #1139cbdf
+def save_steps(
+    steps:StepModel, # as `step_model` gives
+    folder:str|Path, # to write into
+    *,
+    apart:bool=False, # as in `explicit`
+)->None:
+    "The steps with explicit state as a SavedModel: `advance`, which is its signature too."
+    holder = tf.Module()
+    # so that they become constants
+    holder.weights = [variable.value for variable in steps.model.variables]
+    holder.advance = explicit(steps, apart=apart)
+    with quiet(): tf.saved_model.save(holder, folder, signatures={'serving_default': holder.advance})
+
+
 def step_converter(
     steps:StepModel, # as `step_model` gives
     folder:str|Path, # for a SavedModel
@@ -504,11 +519,7 @@ def step_converter(
     apart:bool=False, # as in `explicit`
 )->tf.lite.TFLiteConverter:
     "A LiteRT converter of the steps with explicit state; needs the folder as long as it is used."
-    holder = tf.Module()
-    # so that they become constants
-    holder.weights = [variable.value for variable in steps.model.variables]
-    holder.advance = explicit(steps, apart=apart)
-    with quiet(): tf.saved_model.save(holder, folder, signatures={'serving_default': holder.advance})
+    save_steps(steps, folder, apart=apart)
     return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=['serving_default'])
 
 
@@ -521,7 +532,7 @@ def steps_to_litert(
 # %% ../nbs/47_stateful.ipynb #324f7057
 def compare_steps(
     steps:StepModel, # as `step_model` gives
-    file:Path, # with the same for LiteRT
+    file:Path, # with the same, as `write_steps` writes it
     recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1]; None: two seconds of noise
 )->dict: # n_answers, max_abs_difference
     "How far the answers of a file are from those of the model."
@@ -533,17 +544,17 @@ def compare_steps(
 
 def write_steps(
     model:keras.Model, # waveform (batch, n_samples) -> probabilities
-    file:str|Path, # to write, ending in .tflite
+    file:str|Path, # to write, ending in .tflite, or in .onnx for another `convert`
     facts:Mapping, # labels, sample_rate and n_samples, which go with the file
     *,
     hop_ms:float|None=None, # as in `step_model`
     carried:bool|None=None, # as in `step_model`
     recording:np.ndarray|None=None, # to compare on, as in `compare_steps`
-    convert:Callable=steps_to_litert, # StepModel -> LiteRT model
+    convert:Callable=steps_to_litert, # StepModel -> bytes, what the file holds beside the facts
     tolerance:float|None=1e-4, # largest difference of a probability from the model's; None: they are not compared
 )->dict: # file, bytes, the facts of the steps; n_answers and max_abs_difference where answers were compared
-    """Write a model in steps for LiteRT, proved. `StateError` if it cannot be taken in steps or the file answers
-    differently."""
+    """Write a model in steps, proved; for LiteRT if `convert` is not given. `StateError` if it cannot be taken in
+    steps or the file answers differently."""
     steps, told = step_model(model, hop_ms=hop_ms, carried=carried), {}
     with atomic_write(file) as temporary:
         content = convert(steps)

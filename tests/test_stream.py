@@ -1,4 +1,5 @@
 """`kwspot stream` in a shell: the same events from a file and from a pipe, one line for what is refused, no TensorFlow for an exported model."""
+import importlib.util
 import io
 import json
 import subprocess
@@ -17,14 +18,25 @@ def stream(*args, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    "An untrained causal model in steps: it hears something in everything."
-    from kwspot import modelling
-    from kwspot.stateful import write_steps
-    file = tmp_path_factory.mktemp('model') / 'steps.tflite'
-    network = modelling.build('tc-resnet-8', 3, waveform=True, causal=True)
-    write_steps(network, file, {'labels': ['no', 'unknown', 'yes'], 'sample_rate': 16000, 'n_samples': 16000})
-    return file
+def folder(tmp_path_factory):
+    "An untrained causal model in steps, which hears something in everything: for LiteRT, and for ONNX where its packages are."
+    from kwspot import formats, modelling
+    folder, network = tmp_path_factory.mktemp('model'), modelling.build('tc-resnet-8', 3, waveform=True, causal=True)
+    facts = {'labels': ['no', 'unknown', 'yes'], 'sample_rate': 16000, 'n_samples': 16000}
+    source = formats.Source(network, facts, np.zeros((0, 16000), np.int16))
+    formats.write_litert_stream(source, folder / 'steps.tflite')
+    if has_onnx: formats.write_onnx_stream(source, folder / 'steps.onnx')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def model(folder):
+    "The file for LiteRT."
+    return folder / 'steps.tflite'
+
+
+has_onnx = all(map(importlib.util.find_spec, ('onnx', 'onnxruntime', 'tf2onnx')))
+runtimes = pytest.mark.parametrize('name', ['steps.tflite', pytest.param('steps.onnx', marks=pytest.mark.skipif(not has_onnx, reason='needs kwspot[onnx]'))])
 
 
 @pytest.fixture(scope='module')
@@ -110,9 +122,19 @@ def test_wrong_usage_exits_2(args, model, recording):
     assert stream(model, *([recording] if args else []), *args).returncode == 2
 
 
+@runtimes
+def test_other_runtimes_hear_the_same(name, folder, recording):
+    found = [stream(file, recording, '--json', '--threshold', 0.2) for file in (folder / 'steps.tflite', folder / name)]
+    expected, told = (json.loads(done.stdout) for done in found)
+    assert found[1].stderr == b'' and len(expected['events']) == len(told['events']) > 0
+    for one, other in zip(expected['events'], told['events']):
+        assert (one['time_s'], one['word']) == (other['time_s'], other['word']) and one['score'] == pytest.approx(other['score'], abs=1e-3)
+
+
+@runtimes
 @pytest.mark.parametrize('content', ['cut', 'one byte short', 'damaged', 'text', 'missing'])
-def test_a_model_that_is_none(content, tmp_path, recording, model):
-    whole, file = model.read_bytes(), tmp_path / 'other.tflite'
+def test_a_model_that_is_none(content, name, tmp_path, recording, folder):
+    whole, file = (folder / name).read_bytes(), tmp_path / f'other.{name}'
     damaged = whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:]
     broken = {'cut': whole[:5000], 'one byte short': whole[:-1], 'damaged': damaged, 'text': b'no model\n' * 500}
     if content in broken: file.write_bytes(broken[content])
@@ -120,9 +142,10 @@ def test_a_model_that_is_none(content, tmp_path, recording, model):
     assert done.returncode == 1 and done.stderr.count(b'\n') == 1 and done.stderr.startswith(f'kwspot: {file}: '.encode()), done.stderr
 
 
-def test_spot_takes_a_model_in_steps_too(model, samples, tmp_path):
+@runtimes
+def test_spot_takes_a_model_in_steps_too(name, folder, samples, tmp_path):
     soundfile.write(tmp_path / 'a.wav', samples[:16000], 16000)
-    done = subprocess.run([*COMMAND[:-1], 'spot', model, tmp_path / 'a.wav', '--json'], capture_output=True, check=True)
+    done = subprocess.run([*COMMAND[:-1], 'spot', folder / name, tmp_path / 'a.wav', '--json'], capture_output=True, check=True)
     assert json.loads(done.stdout)['results'][0]['word'] in ('no', 'unknown', 'yes')
 
 
@@ -144,17 +167,20 @@ def test_a_closed_stdin_is_one_line(model):
     assert done.returncode == 1 and done.stderr == b'kwspot: standard input is closed: name a FILE, or pipe raw 16-bit mono into it\n'
 
 
-def test_an_exported_model_leaves_tensorflow_alone(model, recording):
+@runtimes
+def test_an_exported_model_leaves_tensorflow_alone(name, folder, recording):
     code = ("import sys\nfrom kwspot.cli import app\ntry: app(['stream', *sys.argv[1:]])\nexcept SystemExit: pass\n"
             "print(' '.join({'tensorflow', 'keras'} & set(sys.modules)), file=sys.stderr)")
-    done = subprocess.run([sys.executable, '-c', code, model, recording], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, '-c', code, folder / name, recording], capture_output=True, check=True)
     assert done.stderr.strip() == b'', done.stderr
 
 
-def test_labels_that_disagree_with_a_model_in_steps_are_one_line(model, recording, tmp_path):
-    from kwspot.modelfile import attach_facts, attached_facts, unsealed
-    file, facts = tmp_path / 'more.tflite', attached_facts(model)
-    file.write_bytes(unsealed(model.read_bytes(), facts, model))
+@runtimes
+def test_labels_that_disagree_with_a_model_in_steps_are_one_line(name, folder, recording, tmp_path):
+    from kwspot.exported import content_of, facts_of
+    from kwspot.modelfile import attach_facts
+    file, facts = tmp_path / name, facts_of(folder / name)
+    file.write_bytes(content_of(folder / name, facts))
     attach_facts(file, {**facts, 'labels': ['no', 'unknown', 'yes', 'zero']})
     for command in (COMMAND, [*COMMAND[:-1], 'spot']):
         done = subprocess.run([*command, file, recording], capture_output=True, check=False)

@@ -162,11 +162,12 @@ def test_audit_judges_labels(small_run):
 
 
 def test_export_writes_the_streaming_form_and_the_temperature_is_applied(small_run):
-    formats = 'litert,litert-stream,litert-stream-int8,litert-stream-dynamic,c-stream'
+    formats = 'litert,litert-stream,litert-stream-int8,litert-stream-dynamic,savedmodel-stream,c-stream'
     done = kwspot('export', 'run', '--format', formats, '--corpus', 'corpus', '--json', cwd=small_run)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told['c-stream']['top1_agreement'] == told['litert-stream-int8']['top1_agreement'] >= 0.9
+    assert told['savedmodel-stream']['max_abs_difference'] < 1e-3
     assert told['litert-stream-int8']['bytes'] < told['litert-stream']['bytes']
     assert told['litert-stream-dynamic']['bytes'] < told['litert-stream']['bytes'] and told['litert-stream-dynamic']['top1_agreement'] >= 0.9
     figures = told['litert-stream']
