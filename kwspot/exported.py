@@ -273,7 +273,7 @@ def find_exported(
                                          'run folder)'))
     return path, kinds[0]
 
-
+# %% ../nbs/69_exported.ipynb #7fe092ba
 def facts_of(
     path:Path, # anything that `export` wrote, or a run folder with a LiteRT export
 )->dict:
