@@ -789,6 +789,9 @@ def stream(run:RunOrExport, # the model
         return _show(chosen, as_json, _say_fit)
     listener = streaming.open_listener(run)
     threshold = threshold or streaming.stored_threshold(run, wanted, listener=listener)
+    if threshold is None and not {'unknown', 'silence'} & set(listener.labels):
+        print(f'kwspot: note: {run}: knows words only, neither unknown nor silence, and takes other sounds for one of '
+              'them; train with --task WORD,… or choose a threshold with --fit', file=sys.stderr)
     streamer = streaming.Streamer(listener, decision=streaming.decision_for(
         listener.labels, threshold=threshold, words=wanted))
     _listen(streamer, file, microphone, chunk_ms or 500, as_json)
@@ -1018,10 +1021,14 @@ def _one_line(error:BaseException, # what was raised
     return ' '.join(str(error).split()) or type(error).__name__
 
 # %% ../nbs/80_cli.ipynb #21c5de2e
+_TOLD: set[str] = set() # what this command has warned of: once is enough
+
 def _warn_in_one_line(message, category, filename, lineno, file=None, line=None)->None:
     "Warnings as one line on stderr; libraries' own deprecation notices are not for users."
     if issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)): return
-    print(f'kwspot: note: {_one_line(message)}', file=sys.stderr)
+    if (line := _one_line(message)) in _TOLD: return
+    _TOLD.add(line)
+    print(f'kwspot: note: {line}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #cfee5255
 def _end(number:int, frame:object)->None:
@@ -1041,6 +1048,7 @@ def main(args:list[str]|None=None, # instead of the command line's
          )->None:
     "The entry point: run a command, and turn what it refuses into one line and exit status 1."
     warnings.showwarning = _warn_in_one_line
+    _TOLD.clear()
     _heed_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')

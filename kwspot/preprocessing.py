@@ -782,8 +782,8 @@ def silence_clips(
     usable = packed.noise_table[packed.noise_table['n_samples'] > 0]
     recordings = usable if split == 'all' else usable[usable['split'] == split]
     if recordings.empty:
-        warnings.warn(f'{packed.folder}: no noise recordings for {split}; silence is made of generated noise and '
-                      'zeros', CorpusWarning, stacklevel=2)
+        warnings.warn(f'{packed.clips.attrs.get("folder") or packed.folder}: no noise recordings for {split}; silence '
+                      'is made of generated noise and zeros', CorpusWarning, stacklevel=2)
     gains = 10**(rng.uniform(quietest_db, 0, n) / 20) * (rng.random(n) >= zeros_share)
     clips = np.empty((n, packed.n_samples), np.int16)
     for start in range(0, n, 256): # float64 is four times as large: a few at a time

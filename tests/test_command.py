@@ -132,6 +132,13 @@ def test_spot_hears_any_recording_and_says_what_makes_an_answer_doubtful(exporte
     assert all(line.startswith('kwspot: note: ') for line in lines)
 
 
+def test_stream_notes_that_a_model_knows_words_only(exported, tmp_path):
+    write_samples(tmp_path / 'tone.wav', [3000 * (-1) ** (i // 20) for i in range(16000)])
+    done = kwspot('stream', exported, 'tone.wav', cwd=tmp_path)
+    assert done.returncode == 0 and 'knows words only, neither unknown nor silence' in done.stderr and done.stderr.count('\n') == 1
+    assert kwspot('stream', exported, 'tone.wav', '--threshold', '0.9', cwd=tmp_path).stderr == ''
+
+
 def test_spot_refuses_what_is_no_recording_in_one_line_each(exported, tmp_path):
     write_samples(tmp_path / 'good.wav', [100, -100] * 8000)
     write_samples(tmp_path / 'nan.wav', [0.1, float('nan')] * 8000, kind='f')
