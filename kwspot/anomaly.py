@@ -337,7 +337,7 @@ class Limits:
     loud_db:float=10. # highest level of speech, against the median of the corpus
     loud_spread:float=1.5 # and so many times the usual deviation from that median, where levels vary much
     clipped_fraction:float=.0005 # largest share of clipped samples
-    clipped_peak_dbfs:float=-30. # quieter clips have flat tops because their steps are coarse
+    clipped_peak_dbfs:float=-36. # quieter clips have flat tops because their steps are coarse
     dc_offset:float=.01 # largest mean, of the clip or of a quarter of it, as a fraction of full scale
     sample_step:int=8 # largest step between samples: 13 bits are in use
     dropout_s:float=.002 # longest hole in the sound, seconds
@@ -454,6 +454,7 @@ def _file_findings(table, sample_rate, limits):
 
 # %% ../nbs/20_anomaly.ipynb #7c26ece1
 _COARSE = -42. # dBFS: 256 steps either side of zero, as in 8 bits
+_CUT_OFF = 2. # dB by which a clipped word was louder than what is left of it
 
 def _is_coarse(table, limits):
     "Clips in which whatever is soft is zero."
@@ -471,7 +472,7 @@ def _level_findings(table, spoken, limits):
             'long': table['excess_samples'] > limits.length_tolerance,
             'silent': ~sounds, 'quiet': sounds & (table['rms_dbfs'] < limits.quiet_dbfs),
             'faint': spoken & (table['level_db'] < limits.faint_db),
-            'loud': spoken & (table['level_db'] > max(limits.loud_db, limits.loud_spread * spread)),
+            'loud': spoken & (table['level_db'] + _CUT_OFF * clipped > max(limits.loud_db, limits.loud_spread * spread)),
             'clipped': sounds & clipped, 'offset': sounds & (table['dc_offset'].abs() > limits.dc_offset),
             'coarse': sounds & (table['sample_step'] > limits.sample_step) & (table['bits'] != 8),
             'dropout': fine & (table['dropout_s'] > limits.dropout_s),

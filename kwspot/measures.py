@@ -596,7 +596,7 @@ _HARMONICS = np.array([100., 120.]) # Hz; in 50 ms either has whole periods
 _LOCK_WAVES = np.exp(-2j * np.pi * np.outer(_HARMONICS, np.arange(50)) / 1000) / 25
 _LOCK_WAVES = np.stack([_LOCK_WAVES.real, _LOCK_WAVES.imag], axis=1).astype(np.float32) # (2, 2, 50)
 _DRIFTS = np.array([0, -.15, .15, -.3, .3]) # Hz by which twice the mains is off
-_STANDS_OUT = 10. # times its neighbourhood: the mains itself is there, and nobody asks for its double
+_STANDS_OUT = 10. # times its neighbourhood: a tone is there, and of two of them the louder counts
 
 @_fast
 def locked_tone(
@@ -634,9 +634,10 @@ def hum(
     below, fifty, sixty, above = steady_tones(slower, _HUM_WAVES)
     tone, hertz = np.float64(max(fifty, sixty)), 50. if fifty >= sixty else 60.
     ratio = tone / ((np.float64(below) + np.float64(above)) / 2 + 1e-3)
-    for k in range(_HARMONICS.size if ratio < _STANDS_OUT else 0):
+    for k in range(_HARMONICS.size):
         its_ratio, its_tone = locked_tone(slower, _LOCK_WAVES[k])
-        if its_ratio > ratio: ratio, tone, hertz = its_ratio, its_tone, _HARMONICS[k]
+        better = its_tone > tone if min(ratio, its_ratio) > _STANDS_OUT else its_ratio > ratio
+        if better: ratio, tone, hertz = its_ratio, its_tone, _HARMONICS[k]
     return 10 * log10(ratio + 1e-9), 10 * log10(tone / 32768**2 + 1e-15), hertz
 
 # %% ../nbs/12_measures.ipynb #1ab02d8c

@@ -339,7 +339,8 @@ def plant_faults(
     n_each = int(len(clips) * (1 - untouched)) // len(kinds) // 2 * 2 # leaks come in pairs
     if n_each < 2: raise CorpusError(f'{len(clips)} clips: too few to plant {len(kinds)} kinds of fault in')
     samples = [read_clip(path) for path in clips['path']]
-    around = Around(float(np.median([_loudest(clip) for clip in samples])),
+    others = [] if context is None else [read_clip(path) for path in context['path'][context['problem'] == '']]
+    around = Around(float(np.median([_loudest(clip) for clip in samples + others])),
                     noises or [to_int16(_coloured(rng, 64000) * 900) for _ in range(3)], samples)
     planter = Planter(Path(folder), rng, around, sorted(set(clips['word'])))
     for number, (row, clip) in enumerate(zip(clips.itertuples(), samples)):
