@@ -468,11 +468,12 @@ def _level_findings(table, spoken, limits):
     audible = table['peak_dbfs'] > limits.clipped_peak_dbfs
     spread = 1.4826 * table['level_db'][spoken].abs().median() # of a normal distribution: its standard deviation
     clipped = (table['clipped_fraction'] > limits.clipped_fraction) & audible
+    level = table['level_db'] + _CUT_OFF * clipped
     return {'short': table['excess_samples'] < -limits.length_tolerance,
             'long': table['excess_samples'] > limits.length_tolerance,
             'silent': ~sounds, 'quiet': sounds & (table['rms_dbfs'] < limits.quiet_dbfs),
             'faint': spoken & (table['level_db'] < limits.faint_db),
-            'loud': spoken & (table['level_db'] + _CUT_OFF * clipped > max(limits.loud_db, limits.loud_spread * spread)),
+            'loud': spoken & (level > max(limits.loud_db, limits.loud_spread * spread)),
             'clipped': sounds & clipped, 'offset': sounds & (table['dc_offset'].abs() > limits.dc_offset),
             'coarse': sounds & (table['sample_step'] > limits.sample_step) & (table['bits'] != 8),
             'dropout': fine & (table['dropout_s'] > limits.dropout_s),
