@@ -19,7 +19,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
-from .corpus import NOISE, ClipError, CorpusError, _not_shared, _plain_values, is_elsewhere
+from .corpus import FORMATS, NOISE, ClipError, CorpusError, _not_shared, _plain_values, is_elsewhere
 from .corpus import read_clip_rate, read_header
 from .corpus import index as index_of
 from .cluster import asked_cluster, each_part
@@ -390,7 +390,7 @@ FINDINGS = { # in the order in which they are reported
     'size_mismatch': Finding('file', 'the sizes in the header and that of the file disagree', 'extra_bytes',
                              'extra_bytes'),
     'extra_chunks': Finding('file', 'the file holds chunks besides format and samples', 'chunks'),
-    'wrong_extension': Finding('file', 'the name says WAV or FLAC and the content is another', 'codec'),
+    'wrong_extension': Finding('file', 'the name says one format and the content is another', 'codec'),
     'wrong_rate': Finding('file', 'another sample rate than the corpus, or than asked for', 'file_rate'),
     'wrong_channels': Finding('file', 'more than one channel', 'channels'),
     'wrong_width': Finding('file', 'other than 16 bits a sample', 'bits'),
@@ -430,8 +430,9 @@ FINDINGS = { # in the order in which they are reported
 }
 
 # %% ../nbs/20_anomaly.ipynb #b428fbb6
-_SUFFIXES = {'flac': ('flac', 'ogg'), 'opus': ('opus', 'ogg'), 'vorbis': ('ogg',), 'mp3': ('mp3',), 'mp2': ('mp3',),
-             'mp1': ('mp3',)} # of the codecs
+_SUFFIXES = {**{kind.lower(): suffixes for kind, suffixes in FORMATS.items()}, 'flac': ('.flac', '.ogg'),
+             'opus': FORMATS['Ogg'], 'vorbis': ('.ogg',), 'mp2': FORMATS['MP3'],
+             'mp1': FORMATS['MP3']} # of the codecs by their first words; all others are in WAV files
 
 def _file_findings(table, sample_rate, limits):
     "Findings about the files; `sample_rate` None is the commonest of the corpus."
@@ -440,17 +441,18 @@ def _file_findings(table, sample_rate, limits):
     if sample_rate is None: sample_rate = rates[known].mode().iloc[0] if known.any() else 0
     empty = problem.str.contains('empty|no samples', regex=True)
     truncated = problem.str.contains('truncated|cut short', regex=True)
-    suffix = table['path'].str.lower().str.extract(r'\.(\w+)$', expand=False).fillna('')
-    fits = [_SUFFIXES.get(one, ('wav',)) for one in table['codec'].tolist()]
-    strange = pd.Series([one not in good for one, good in zip(suffix.tolist(), fits)], table.index, dtype=bool)
-    foreign = (problem.str.contains('nor MP3, but|that cannot be decoded', regex=True)
-               & suffix.isin(['wav', 'flac'])) | (known & strange)
+    suffix = table['path'].str.lower().str.extract(r'(\.\w+)$', expand=False).fillna('')
+    parts = table['codec'].str.split('-') # 'aiff-pcm'
+    named = problem.str.extract(r'^(?:no .* file, but )?(\w+)(?: that cannot be decoded)?; convert', expand=False)
+    fits = [_SUFFIXES.get(codec, ('.wav',)) if codec else FORMATS.get(kind, ()) if isinstance(kind, str) else (one,)
+            for one, codec, kind in zip(suffix.tolist(), parts.str[0].tolist(), named.tolist())]
+    foreign = pd.Series([one not in good for one, good in zip(suffix.tolist(), fits)], table.index, dtype=bool)
     return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
             'size_mismatch': (table['extra_bytes'].abs() > limits.extra_bytes) & ~truncated,
             'extra_chunks': table['chunks'] != '', 'wrong_extension': foreign,
             'wrong_rate': known & (rates != sample_rate),
             'wrong_channels': known & (table['channels'] != 1), 'wrong_width': known & (table['bits'] != 16),
-            'wrong_codec': known & ~table['codec'].isin(['pcm', 'flac'])}
+            'wrong_codec': known & ~parts.str[-1].isin(['pcm', 'flac'])}
 
 # %% ../nbs/20_anomaly.ipynb #7c26ece1
 _COARSE = -42. # dBFS: 256 steps either side of zero, as in 8 bits

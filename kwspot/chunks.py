@@ -113,8 +113,22 @@ def seconds_missing(
     return missing if missing > least and n_promised < 2 ** 30 and there < 2 ** 31 else 0.
 
 # %% ../nbs/36_chunks.ipynb #b02dd5ca
+def _blocks(source, n):
+    "Mono blocks of an open sound file, also of those in which nobody can seek."
+    while len(block := source.read(n, dtype='float32', always_2d=True)): yield block.mean(axis=1)
+
+
+def _is_read(source, file):
+    "Whether `corpus` reads such a file too. Plain ones are no question, and the others wait for pandas."
+    brief = source.format in ('WAV', 'WAVEX', 'FLAC') # the first bytes tell all
+    plain = source.subtype.startswith(('PCM', 'FLOAT', 'DOUBLE')) and source.frames < 2 ** 40 # more: length unknown
+    if brief and plain: return True
+    from kwspot.corpus import is_read, read_header
+    return read_header(file).n_samples > 0 if brief else is_read(source.format)
+
+
 def read_chunks(
-    file:str|Path, # WAV, FLAC or what else libsndfile reads
+    file:str|Path, # of any of `corpus.FORMATS`
     *,
     sample_rate:int=16000, # wanted, Hz
     chunk_ms:float=1000., # read at a time, ms
@@ -124,8 +138,8 @@ def read_chunks(
     try:
         import soundfile
         with soundfile.SoundFile(file) as source:
-            n = max(1, round(source.samplerate * chunk_ms / 1000))
-            blocks = (block.mean(axis=1) for block in source.blocks(n, dtype='float32', always_2d=True))
+            if not _is_read(source, file): raise RuntimeError
+            blocks = _blocks(source, max(1, round(source.samplerate * chunk_ms / 1000)))
             same = source.samplerate == sample_rate
             yield from blocks if same else resampled(blocks, source.samplerate, sample_rate)
             if missing := seconds_missing(file, source.frames):
@@ -164,7 +178,8 @@ class Levels:
         return f'is clipped ({share:.0%} of its samples are at full scale): the events are doubtful'
 
 # %% ../nbs/36_chunks.ipynb #d648f69d
-_FILE_STARTS = {b'RIFF': 'WAV', b'RIFX': 'WAV', b'fLaC': 'FLAC', b'OggS': 'Ogg', b'ID3': 'MP3'}
+_FILE_STARTS = {b'RIFF': 'WAV', b'RIFX': 'WAV', b'fLaC': 'FLAC', b'OggS': 'Ogg', b'ID3': 'MP3', b'FORM': 'AIFF',
+                b'.snd': 'AU', b'caff': 'CAF', b'riff': 'W64'}
 
 
 def read_raw(
