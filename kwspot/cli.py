@@ -737,8 +737,9 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
               )->dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
     from kwspot.chunks import seconds_missing
-    from kwspot.clip import about_recording, as_clip, read_whole
+    from kwspot.clip import about_recording, as_clip, check_short, read_whole
     from kwspot.exported import at_temperature, temperature_of
+    check_short(file)
     whole = read_whole(file, sample_rate=model.sample_rate)
     clip = as_clip(whole, model.n_samples)
     probabilities = at_temperature(model.predict(clip[None])[0], temperature_of(model))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sixteen_bits', 'light_clip', 'loudest_start', 'loudest_part', 'read_whole', 'as_clip', 'read_recording',
-           'as_waveforms', 'waveform_batches', 'about_recording']
+           'as_waveforms', 'waveform_batches', 'about_recording', 'check_short']
 
 # %% ../nbs/35_clip.ipynb #9705efdc
 import contextlib
@@ -22,7 +22,7 @@ def sixteen_bits(
     import wave
     if file.suffix.lower() == '.flac' and importlib.util.find_spec('soundfile'):
         import soundfile
-        with contextlib.suppress(RuntimeError, OSError), soundfile.SoundFile(file) as recording:
+        with contextlib.suppress(RuntimeError, OSError, ValueError), soundfile.SoundFile(file) as recording:
             if (recording.format, recording.subtype) == ('FLAC', 'PCM_16') and recording.frames:
                 return recording.read(dtype='int16', always_2d=True), recording.samplerate
     with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
@@ -97,7 +97,7 @@ def loudest_part(
 
 # %% ../nbs/35_clip.ipynb #b2cdf49e
 def read_whole(
-    file:str|Path, # WAV or FLAC, of any rate and length
+    file:str|Path, # of any of `corpus.FORMATS`, rate and length
     *,
     sample_rate:int=16000, # wanted, Hz
 )->np.ndarray: # (n,) int16
@@ -119,7 +119,7 @@ def as_clip(
 
 
 def read_recording(
-    file:str|Path, # WAV or FLAC, of any rate and length
+    file:str|Path, # of any of `corpus.FORMATS`, rate and length
     *,
     sample_rate:int=16000, # wanted, Hz
     n_samples:int=16000, # wanted
@@ -175,3 +175,20 @@ def about_recording(
     if n_whole <= 3 * len(clip): return ''
     return (f'is {n_whole / len(clip):.0f} times as long as its loudest part, which was heard; '
             'kwspot stream hears all of it')
+
+# %% ../nbs/35_clip.ipynb #76558d45
+_LONGEST, _SMALL = 600, 2 ** 20 # s, and bytes: what is smaller is not asked for its length
+
+
+def check_short(
+    file:str|Path, # in which one word is looked for
+)->None:
+    "`corpus.ClipError` for a recording of more than ten minutes."
+    try: small = Path(file).stat().st_size < _SMALL
+    except OSError: return # whoever reads it says what is wrong
+    if small: return
+    from kwspot.corpus import ClipError, read_header
+    header = read_header(file)
+    if header.n_samples > _LONGEST * header.sample_rate:
+        raise ClipError(f'{file}: is {header.n_samples / header.sample_rate / 60:.0f} minutes long, too long for '
+                        'one word; kwspot stream hears all of it')

@@ -146,11 +146,13 @@ def test_spot_refuses_what_is_no_recording_in_one_line_each(exported, tmp_path):
     write_samples(tmp_path / 'no samples.wav', [])
     (tmp_path / 'text.wav').write_text('not audio\n' * 100)
     (tmp_path / 'empty.wav').write_bytes(b'')
-    bad = ['nan.wav', 'infinite.wav', 'no samples.wav', 'text.wav', 'empty.wav', 'missing.wav']
+    write_samples(tmp_path / 'lecture.wav', [100, -100] * 300_000, rate=800)
+    bad = ['nan.wav', 'infinite.wav', 'no samples.wav', 'text.wav', 'empty.wav', 'missing.wav', 'lecture.wav']
     done = kwspot('spot', exported, *bad, 'good.wav', '--json', cwd=tmp_path)
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and [result['file'] for result in json.loads(done.stdout)['results']] == ['good.wav']
     assert len(lines) == len(bad) and all(name in line and line.startswith('kwspot: ') for name, line in zip(bad, lines)), done.stderr
+    assert 'is 12 minutes long, too long for one word; kwspot stream hears all of it' in lines[-1]
 
 
 def test_spot_refuses_what_is_no_model_in_one_line(exported, tmp_path):
