@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RUNNERS', 'Exported', 'litert_interpreter', 'litert_function', 'run_litert', 'c_facts', 'is_c', 'content_of', 'run_c',
-           'onnx_session', 'onnx_facts', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel', 'ClipsInSteps',
-           'run_steps', 'model_mark', 'export_of', 'find_exported', 'facts_of', 'stored_temperature', 'chosen_at_now',
-           'thresholds_of', 'heard_by', 'known_of', 'carried_by', 'check_fresh', 'load_exported', 'temperature_of',
-           'at_temperature', 'calibrated']
+           'onnx_session', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel', 'ClipsInSteps', 'run_steps',
+           'model_mark', 'export_of', 'find_exported', 'facts_of', 'stored_temperature', 'chosen_at_now',
+           'thresholds_of', 'heard_by', 'known_of', 'carried_by', 'check_fresh', 'load_exported', 'exported_in',
+           'temperature_of', 'at_temperature', 'calibrated']
 
 # %% ../nbs/69_exported.ipynb #1fb933f9
 import contextlib
@@ -19,7 +19,6 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ import numpy as np
 
 from .clip import waveform_batches
 from .formats import FORMATS
-from .modelfile import (FACTS, ONNX_SEAL, ExportError, HasFacts, attached_facts, calibration_problem,
-                              check_facts, runs_in, seal, unsealed)
+from .modelfile import (FACTS, ExportError, HasFacts, attached_facts, calibration_problem,
+                              check_facts, runs_in, unsealed)
 from .quiet_tensorflow import quiet
 
 # %% ../nbs/69_exported.ipynb #4bd9cf9c
@@ -128,32 +127,20 @@ def run_c(
     return litert_function(content_of(folder, facts), n_threads)
 
 # %% ../nbs/69_exported.ipynb #3d7d456a
-@lru_cache(maxsize=1) # facts, model and thresholds of a file are asked for one after the other
 def onnx_session(
-    content:bytes, # an ONNX model
+    file:Path, # an ONNX model
+    facts:Mapping, # that came with it
     n_threads:int, # of the runtime
 )->Any: # onnxruntime.InferenceSession
-    "An ONNX model, opened once."
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = n_threads, 1, 3
-    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-
-
-def onnx_facts(
-    file:Path, # as `write_onnx` writes it
-)->dict:
-    "The facts in an ONNX file; `ExportError` if there are none, or nothing that could read them."
+    """An ONNX model, opened; its seal is looked at where it has one, as those written by earlier versions have not.
+    `ExportError` if it was changed, or if there is nothing to run it."""
     if importlib.util.find_spec('onnxruntime') is None:
         raise ExportError(f'{file}: needs onnxruntime: pip install "kwspot[onnx]"')
-    try: known = onnx_session(file.read_bytes(), 1).get_modelmeta().custom_metadata_map
-    except Exception as error:
-        raise ExportError(f'{file}: is no ONNX model, or cut short ({type(error).__name__})') from None
-    if FACTS not in known: raise ExportError(f'{file}: carries no labels: kwspot export did not write it')
-    if known.get(ONNX_SEAL, seal(known[FACTS].encode())['sha256']) != seal(known[FACTS].encode())['sha256']:
-        raise ExportError(f'{file}: is not as it was written ({FACTS} in it); copy it or export it again')
-    try: return check_facts(json.loads(known[FACTS]), file)
-    except json.JSONDecodeError: raise ExportError(f'{file}: {FACTS} in it is damaged; export it again') from None
+    import onnxruntime
+    content, options = file.read_bytes(), onnxruntime.SessionOptions()
+    if 'sha256' in facts: unsealed(content, facts, file)
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = n_threads, 1, 3
+    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
 
 
 def run_onnx(
@@ -161,10 +148,8 @@ def run_onnx(
     facts:Mapping, # that came with it
     n_threads:int, # of the runtime
 )->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
-    "An ONNX file as a function; its seal is looked at where it has one, as those written by earlier versions have not."
-    content = file.read_bytes()
-    if 'sha256' in facts: unsealed(content, facts, file)
-    session = onnx_session(content, n_threads)
+    "An ONNX file as a function."
+    session = onnx_session(file, facts, n_threads)
     name = session.get_inputs()[0].name
     return 'onnxruntime', lambda waveforms: session.run(None, {name: waveforms})[0]
 
@@ -222,16 +207,18 @@ class ClipsInSteps:
 
 def run_steps(
     path:Path, # a model in steps, as any of the writers for streams writes it
+    facts:Mapping, # that came with it
+    n_threads:int, # not used
 )->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A model in steps as a function of clips."
-    from kwspot.streaming import StreamError, load_steps
-    try: steps = load_steps(path)
+    from kwspot.streaming import StreamError, steps_in
+    try: steps = steps_in(path, facts)
     except StreamError as error: raise ExportError(str(error)) from None
     return steps.runtime, ClipsInSteps(steps)
 
 # %% ../nbs/69_exported.ipynb #aadd422e
 RUNNERS = {'.keras': (attached_facts, run_keras), '.tflite': (attached_facts, run_litert),
-           '.onnx': (onnx_facts, run_onnx),
+           '.onnx': (attached_facts, run_onnx),
            'saved_model.pb': (savedmodel_facts, run_savedmodel), 'kwspot_model.cc': (c_facts, run_c)}
 
 
@@ -303,26 +290,27 @@ def chosen_at_now(
 
 
 def thresholds_of(
-    path:Path, # a run folder, or anything that `export` wrote
+    source:Path|Mapping, # a run folder, anything that `export` wrote, or the facts that came with it
 )->dict[str, float]: # words, separated by commas ('': all) -> threshold
     "The thresholds for streams that go with a run as it is, or with an exported file."
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        if (path / 'run.json').is_file():
-            kept, mark = json.loads((path / 'run.json').read_text(encoding='utf-8'))['stream'], model_mark(path)
-            now = stored_temperature(path) or 1.
+        if isinstance(source, Path) and (source / 'run.json').is_file():
+            kept, mark = json.loads((source / 'run.json').read_text(encoding='utf-8'))['stream'], model_mark(source)
+            now = stored_temperature(source) or 1.
             return {words: float(row['threshold']) for words, row in kept.items()
                     if row['mark'] == mark and chosen_at_now(row, now)}
-        return {words: float(value) for words, value in facts_of(path)['thresholds'].items()}
+        facts = facts_of(source) if isinstance(source, Path) else source
+        return {words: float(value) for words, value in facts['thresholds'].items()}
     return {}
 
 # %% ../nbs/69_exported.ipynb #625d87c0
 def heard_by(
-    path:Path, # a run folder, or anything that `export` wrote
+    source:Path|Mapping, # a run folder, or the facts that came with anything that `export` wrote
 )->dict[str, dict]: # words, as in `thresholds_of` -> carried (whether state was carried), hop_ms
     "What each of these thresholds was chosen for, where it was noted: earlier versions did not."
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        if (path / 'run.json').is_file(): kept = json.loads((path / 'run.json').read_text(encoding='utf-8'))['stream']
-        else: kept = facts_of(path)['heard_by']
+        kept = (json.loads((source / 'run.json').read_text(encoding='utf-8'))['stream'] if isinstance(source, Path)
+                else source['heard_by'])
         return {words: {'carried': bool(row['carried']), 'hop_ms': float(row['hop_ms'])}
                 for words, row in kept.items() if 'carried' in row}
     return {}
@@ -369,22 +357,32 @@ def load_exported(
     """An exported model, ready to use; `ExportError` for what is no model, is cut short, was changed, or
     carries no labels."""
     own_temperature = {'temperature': stored} if (stored := stored_temperature(Path(path))) else {}
-    path, kind = find_exported(Path(path))
-    read_facts, make_runner = RUNNERS[kind]
-    facts = read_facts(path)
-    if not own_temperature: check_fresh(path, facts)
+    place, _ = find_exported(Path(path))
+    facts = facts_of(place)
+    if not own_temperature: check_fresh(place, facts)
+    return exported_in(place, {**facts, **own_temperature}, n_threads=n_threads)
+
+
+def exported_in(
+    place:Path, # of the model, as `find_exported` gives it
+    facts:Mapping, # that came with it
+    *,
+    n_threads:int=1, # of the runtime
+)->Exported:
+    "The same of a file whose facts have been read."
+    make_runner = run_steps if 'steps' in facts else RUNNERS[find_exported(place)[1]][1]
     try:
-        runtime, run = run_steps(path) if 'steps' in facts else make_runner(path, facts, n_threads)
+        runtime, run = make_runner(place, facts, n_threads)
         answer = run(np.zeros((1, facts['n_samples']), np.float32))
     except ExportError: raise
     except Exception as error:
-        raise ExportError(f'{path}: cannot be used ({type(error).__name__}); copy it or export it again') from None
+        raise ExportError(f'{place}: cannot be used ({type(error).__name__}); copy it or export it again') from None
     if answer.shape != (1, len(facts['labels'])):
-        raise ExportError(f'{path}: gives {answer.shape[-1]} probabilities but lists {len(facts["labels"])} labels; '
+        raise ExportError(f'{place}: gives {answer.shape[-1]} probabilities but lists {len(facts["labels"])} labels; '
                           'export it again')
     if not np.isfinite(answer).all():
-        raise ExportError(f'{path}: its probabilities are not numbers; copy it or export it again')
-    return Exported(path, {**facts, **own_temperature}, runtime, run)
+        raise ExportError(f'{place}: its probabilities are not numbers; copy it or export it again')
+    return Exported(place, facts, runtime, run)
 
 # %% ../nbs/69_exported.ipynb #6d9dab4c
 def temperature_of(

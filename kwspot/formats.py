@@ -395,11 +395,12 @@ def c_step_numbers(
     "What a program must know of the steps: their lengths, and which tensor is which."
     import tensorflow as tf
     with quiet(): interpreter = tf.lite.Interpreter(model_content=content)
-    ends = interpreter.get_input_details(), interpreter.get_output_details()
-    state_in, state_out = ([tensor['shape'][-1] for tensor in details].index(steps['n_state']) for details in ends)
+    signature = interpreter.get_signature_runner() # knows the names; its order is the alphabet's
+    ends = (('in', interpreter.get_input_details(), signature.get_input_details()),
+            ('out', interpreter.get_output_details(), signature.get_output_details()))
     numbers = {**{name: steps[name] for name in ('n_input', 'hop', 'n_early', 'n_silent', 'n_state')},
-               'samples_in': 1 - state_in, 'state_in': state_in,
-               'probabilities_out': 1 - state_out, 'state_out': state_out}
+               **{f'{name}_{way}': [tensor['index'] for tensor in details].index(end['index'])
+                  for way, details, named in ends for name, end in named.items()}}
     return ''.join(f'#define KWSPOT_{name.upper()} {number}\n' for name, number in numbers.items())
 
 # %% ../nbs/68_formats.ipynb #e29eb9fe

@@ -149,6 +149,19 @@ def test_spot_takes_a_model_in_steps_too(name, folder, samples, tmp_path):
     assert json.loads(done.stdout)['results'][0]['word'] in ('no', 'unknown', 'yes')
 
 
+@runtimes
+def test_a_file_is_read_and_opened_once(name, folder, monkeypatch):
+    from unittest.mock import Mock
+    from kwspot import exported, streaming
+    read, run = exported.RUNNERS[(folder / name).suffix]
+    monkeypatch.setitem(exported.RUNNERS, (folder / name).suffix, (reader := Mock(wraps=read), run))
+    if name.endswith('.onnx'):
+        import onnxruntime
+        monkeypatch.setattr(onnxruntime, 'InferenceSession', opener := Mock(wraps=onnxruntime.InferenceSession))
+    streaming.stored_threshold(folder / name, listener=streaming.open_listener(folder / name))
+    assert reader.call_count == 1 and (not name.endswith('.onnx') or opener.call_count == 1)
+
+
 def test_a_closed_pipe_is_no_drama(model, samples):
     child = subprocess.Popen([*COMMAND, str(model), '-', '--threshold', '0.05'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child.stdout.close()
