@@ -166,26 +166,32 @@ _PLAIN_SUBTYPES = {'PCM_S8': ('pcm', 8), 'PCM_U8': ('pcm', 8), 'PCM_16': ('pcm',
                    'PCM_32': ('pcm', 32), 'FLOAT': ('float', 32), 'DOUBLE': ('float', 64), 'ULAW': ('ulaw', 8),
                    'ALAW': ('alaw', 8)}
 
+_NOTES = re.compile(r'^ *(?:FORM|SSND|riff|data|Data Size) *: (\d+) \(should be (\d+)\)', re.M) # no comment of a file
+
 def _problem(info):
     "What is wrong with a file that libsndfile opened; what is missing of it stands only in the library's notes."
     if not info.frames: return 'no samples'
-    sizes = re.findall(r': (\d+) \(should be (\d+)\)', info.extra_info)
+    sizes = _NOTES.findall(info.extra_info)
     missing = max((int(promised) - int(there) for promised, there in sizes), default=0)
     if not 1 < missing < _ENDLESS: return '' # one byte is left out at the end by some writers
     return 'truncated: header promises more samples than the file holds'
+
+def _opened_header(info):
+    "`Header` of a file that libsndfile opened, without reading on; `info` is a `SoundFile` too."
+    if not is_read(info.format): return _not_read(info.format)[0]
+    codec, bits = _COMPRESSED.get(info.subtype), 16
+    if codec is None:
+        codec, bits = _PLAIN_SUBTYPES.get(info.subtype, (info.subtype.lower(), 16))
+        codec = f'{info.format.lower()}-{codec}' # such as 'aiff-pcm'
+    if info.subtype.startswith('DWVW'): return _refused(f'codec {codec} cannot be decoded')[0]
+    return _believable(Header(info.samplerate, info.frames, info.channels, bits, codec, _problem(info)), 0, 2**40)[0]
 
 def _decoded_header(content, kind):
     "`Header` of a file that libsndfile decodes, from all of it."
     try: import soundfile
     except (ImportError, OSError) as error: return _broken(f'{kind} needs the package soundfile ({error})')
-    try: info = soundfile.info(io.BytesIO(content))
+    try: return _opened_header(soundfile.info(io.BytesIO(content))), 0
     except (RuntimeError, ValueError): return _refused(f'{kind} that cannot be decoded')
-    if not is_read(info.format): return _not_read(info.format)
-    codec, bits = _COMPRESSED.get(info.subtype), 16
-    if codec is None:
-        codec, bits = _PLAIN_SUBTYPES.get(info.subtype, (info.subtype.lower(), 16))
-        codec = f'{info.format.lower()}-{codec}' # such as 'aiff-pcm'
-    return Header(info.samplerate, info.frames, info.channels, bits, codec, _problem(info)), 0
 
 # %% ../nbs/00_corpus.ipynb #861b353c
 def _stranger(head, size, read_at):
@@ -338,6 +344,10 @@ def _decoded_values(path, content, header):
     return values / 65536 if deep else values
 
 # %% ../nbs/00_corpus.ipynb #0130c2e9
+def _why_not(header):
+    "Why a recording is not read, and what to do."
+    return header.problem + (_WITHOUT_SOUND if header.problem == 'no samples' else '')
+
 def _mono(path):
     "Mono samples in 16-bit steps (int16 where the file holds just these, else float64), and the sample rate."
     content = _content(path)
@@ -345,8 +355,7 @@ def _mono(path):
     if plain: return plain
     try: header, offset = _parse_bytes(content)
     except struct.error as error: raise ClipError(f'{path}: {_reason(error)}') from None
-    if header.n_samples == 0:
-        raise ClipError(f'{path}: {header.problem}' + (_WITHOUT_SOUND if header.problem == 'no samples' else ''))
+    if header.n_samples == 0: raise ClipError(f'{path}: {_why_not(header)}')
     plain_codec = header.codec in ('pcm', 'float')
     values = _wav_values(path, content, header, offset) if plain_codec else _decoded_values(path, content, header)
     return (values[:, 0] if header.channels == 1 else values.mean(axis=1)), header.sample_rate
@@ -364,7 +373,7 @@ def read_clip_rate(
     path:str|os.PathLike, # a file of any of `FORMATS`, or one in an archive or a store
 )->tuple[np.ndarray, int]: # (n_samples,) mono int16, and the file's sample rate in Hz
     """The samples of a recording at its own rate. Raises `ClipError` where there are none, or none that are
-    numbers; of a WAV file that was cut, what is there is read."""
+    numbers; of a file that was cut, what is there is read where it can be decoded."""
     values, rate = _mono(path)
     return to_int16(values), rate
 
