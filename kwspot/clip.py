@@ -15,20 +15,24 @@ from pathlib import Path
 import numpy as np
 
 # %% ../nbs/35_clip.ipynb #bd7c74b1
+_RATES = 100, 768_000 # Hz: no recorder is slower or faster
+
+
 def sixteen_bits(
     file:Path, # any file
 )->tuple[np.ndarray, int]|None: # (n, channels) int16, Hz
-    "Samples and rate of a whole 16-bit WAV or FLAC file; None for any other file."
+    "Samples and rate of a whole 16-bit WAV or FLAC file; None for any other file, or a rate that no recorder has."
     import wave
     if file.suffix.lower() == '.flac' and importlib.util.find_spec('soundfile'):
         import soundfile
         with contextlib.suppress(RuntimeError, OSError, ValueError), soundfile.SoundFile(file) as recording:
-            if (recording.format, recording.subtype) == ('FLAC', 'PCM_16') and recording.frames:
+            known = (recording.format, recording.subtype) == ('FLAC', 'PCM_16') and recording.frames
+            if known and _RATES[0] <= recording.samplerate <= _RATES[1]:
                 return recording.read(dtype='int16', always_2d=True), recording.samplerate
     with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
         channels, width, rate, n_samples = recording.getparams()[:4]
         content = recording.readframes(n_samples) if width == 2 else b''
-        if len(content) == 2 * channels * n_samples > 0 and rate:
+        if len(content) == 2 * channels * n_samples > 0 and _RATES[0] <= rate <= _RATES[1]:
             return np.frombuffer(content, '<i2').reshape(-1, channels), rate
     return None
 
@@ -177,18 +181,33 @@ def about_recording(
             'kwspot stream hears all of it')
 
 # %% ../nbs/35_clip.ipynb #76558d45
-_LONGEST, _SMALL = 600, 2 ** 20 # s, and bytes: what is smaller is not asked for its length
+_LONGEST = 600 # s
+
+
+def _seconds(file):
+    "How long a recording is by its header; 0 where that says nothing, or nothing that is believed."
+    import wave
+    with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
+        channels, width, rate, n_promised = recording.getparams()[:4]
+        n_samples = min(n_promised, Path(file).stat().st_size // (channels * width))
+        return n_samples / rate if _RATES[0] <= rate <= _RATES[1] else 0.
+    with contextlib.suppress(ImportError, RuntimeError, OSError):
+        import soundfile
+        with soundfile.SoundFile(file) as recording:
+            if not _RATES[0] <= recording.samplerate <= _RATES[1]: return 0.
+            seconds = recording.frames / recording.samplerate
+            if seconds <= _LONGEST or recording.format != 'FLAC': return seconds
+    from kwspot.corpus import read_header # which does not believe every FLAC file
+    header = read_header(file)
+    return header.n_samples / max(header.sample_rate, 1)
 
 
 def check_short(
     file:str|Path, # in which one word is looked for
 )->None:
-    "`corpus.ClipError` for a recording of more than ten minutes."
-    try: small = Path(file).stat().st_size < _SMALL
-    except OSError: return # whoever reads it says what is wrong
-    if small: return
-    from kwspot.corpus import ClipError, read_header
-    header = read_header(file)
-    if header.n_samples > _LONGEST * header.sample_rate:
-        raise ClipError(f'{file}: is {header.n_samples / header.sample_rate / 60:.0f} minutes long, too long for '
-                        'one word; kwspot stream hears all of it')
+    "`corpus.ClipError` for a recording of more than ten minutes; nothing but its header is read."
+    if not Path(file).is_file(): return # whoever reads it says what is wrong
+    if (seconds := _seconds(file)) <= _LONGEST: return
+    from kwspot.corpus import ClipError
+    raise ClipError(f'{file}: is {seconds / 60:,.1f} minutes long; one word is looked for in {_LONGEST // 60} at most, '
+                    'kwspot stream hears all of it')

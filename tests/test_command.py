@@ -147,12 +147,14 @@ def test_spot_refuses_what_is_no_recording_in_one_line_each(exported, tmp_path):
     (tmp_path / 'text.wav').write_text('not audio\n' * 100)
     (tmp_path / 'empty.wav').write_bytes(b'')
     write_samples(tmp_path / 'lecture.wav', [100, -100] * 300_000, rate=800)
-    bad = ['nan.wav', 'infinite.wav', 'no samples.wav', 'text.wav', 'empty.wav', 'missing.wav', 'lecture.wav']
+    write_samples(tmp_path / 'slow.wav', [100, -100] * 8000, rate=3)
+    bad = ['nan.wav', 'infinite.wav', 'no samples.wav', 'text.wav', 'empty.wav', 'missing.wav', 'slow.wav', 'lecture.wav']
     done = kwspot('spot', exported, *bad, 'good.wav', '--json', cwd=tmp_path)
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and [result['file'] for result in json.loads(done.stdout)['results']] == ['good.wav']
     assert len(lines) == len(bad) and all(name in line and line.startswith('kwspot: ') for name, line in zip(bad, lines)), done.stderr
-    assert 'is 12 minutes long, too long for one word; kwspot stream hears all of it' in lines[-1]
+    assert 'is 12.5 minutes long; one word is looked for in 10 at most, kwspot stream hears all of it' in lines[-1]
+    assert 'header gives a sample rate of 3 Hz, which no recorder has' in lines[-2]
 
 
 def test_spot_refuses_what_is_no_model_in_one_line(exported, tmp_path):
