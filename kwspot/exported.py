@@ -294,25 +294,29 @@ def thresholds_of(
 )->dict[str, float]: # words, separated by commas ('': all) -> threshold
     "The thresholds for streams that go with a run as it is, or with an exported file."
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        if isinstance(source, Path) and (source / 'run.json').is_file():
-            kept, mark = json.loads((source / 'run.json').read_text(encoding='utf-8'))['stream'], model_mark(source)
-            now = stored_temperature(source) or 1.
-            return {words: float(row['threshold']) for words, row in kept.items()
-                    if row['mark'] == mark and chosen_at_now(row, now)}
-        facts = facts_of(source) if isinstance(source, Path) else source
-        return {words: float(value) for words, value in facts['thresholds'].items()}
+        kept = _kept(source, 'thresholds')
+        if isinstance(source, Mapping) or not (source / 'run.json').is_file():
+            return {words: float(value) for words, value in kept.items()}
+        mark, now = model_mark(source), stored_temperature(source) or 1.
+        return {words: float(row['threshold']) for words, row in kept.items()
+                if row['mark'] == mark and chosen_at_now(row, now)}
     return {}
+
+
+def _kept(source, name):
+    "What a run keeps of its thresholds, or what the facts of an export hold under that name."
+    if isinstance(source, Mapping): return source[name]
+    if (file := source / 'run.json').is_file(): return json.loads(file.read_text(encoding='utf-8'))['stream']
+    return facts_of(source)[name]
 
 # %% ../nbs/69_exported.ipynb #625d87c0
 def heard_by(
-    source:Path|Mapping, # a run folder, or the facts that came with anything that `export` wrote
+    source:Path|Mapping, # as of `thresholds_of`
 )->dict[str, dict]: # words, as in `thresholds_of` -> carried (whether state was carried), hop_ms
     "What each of these thresholds was chosen for, where it was noted: earlier versions did not."
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        kept = (json.loads((source / 'run.json').read_text(encoding='utf-8'))['stream'] if isinstance(source, Path)
-                else source['heard_by'])
         return {words: {'carried': bool(row['carried']), 'hop_ms': float(row['hop_ms'])}
-                for words, row in kept.items() if 'carried' in row}
+                for words, row in _kept(source, 'heard_by').items() if 'carried' in row}
     return {}
 
 

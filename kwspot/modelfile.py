@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'ONNX_SEAL', 'RUN_FORMAT', 'ExportError', 'facts_as_files', 'attach_facts', 'facts_problem', 'check_facts',
-           'are_counts', 'onnx_facts', 'attached_facts', 'HasFacts', 'runs_in', 'check_run', 'calibration_problem',
-           'run_problem', 'read_run', 'seal', 'unsealed']
+           'are_counts', 'attached_facts', 'HasFacts', 'runs_in', 'check_run', 'calibration_problem', 'run_problem',
+           'read_run', 'seal', 'unsealed']
 
 # %% ../nbs/39_modelfile.ipynb #8d8bc117
 import hashlib
@@ -82,20 +82,19 @@ def are_counts(
                                            for name in names)
 
 # %% ../nbs/39_modelfile.ipynb #1fad7e5b
-def onnx_facts(
-    content:bytes, # an ONNX model
-)->tuple[Any, str|None]: # what `attach_facts` put there; the name of what is not as it was written
-    "Found without opening the model, which takes longer. `ValueError` if there is nothing, or it was cut short."
+def _onnx_facts(content):
+    """What `attach_facts` put into an ONNX model, and the name of what is not as it was written or None. Found without
+    opening the model, which takes longer. `ValueError` if there is nothing, or it was cut short."""
     text, sealed = _onnx_text(content, FACTS), _onnx_text(content, ONNX_SEAL)
     good = sealed in (b'', seal(text)['sha256'].encode()) # an early version wrote none
     return json.loads(text), None if good else FACTS
 
 
 def _onnx_text(content, name):
-    "A text in an ONNX model. Behind its name lie 0x12, its length in groups of seven bits, and it."
+    "A text in an ONNX model. Behind its name lie 0x12, its length in at most ten groups of seven bits, and it."
     _, found, rest = content.rpartition(name.encode() + b'\x12')
     if not found: return b''
-    start = len(rest) - len(rest.lstrip(bytes(range(128, 256)))) + 1
+    start = len(rest[:10]) - len(rest[:10].lstrip(bytes(range(128, 256)))) + 1
     end = start + sum((group & 127) << 7 * at for at, group in enumerate(rest[:start]))
     if end > len(rest): raise ValueError('cut short')
     return rest[start:end]
@@ -106,7 +105,7 @@ def attached_facts(
 )->dict:
     "What `attach_facts` put there; `ExportError` if there is nothing."
     try:
-        if file.suffix == '.onnx': facts, damaged = onnx_facts(file.read_bytes())
+        if file.suffix == '.onnx': facts, damaged = _onnx_facts(file.read_bytes())
         else:
             with zipfile.ZipFile(file) as archive: facts, damaged = json.loads(archive.read(FACTS)), archive.testzip()
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, zlib.error): # NotImplementedError is one

@@ -583,7 +583,7 @@ def stored_threshold(
     way of listening."""
     folder, key = Path(path), _words_key(words)
     is_run = (folder / 'run.json').is_file()
-    source = folder if is_run or listener is None else listener.info
+    source = listener.info if not is_run and 'thresholds' in getattr(listener, 'info', ()) else folder # read already
     threshold = _of_run(folder, key, listener) if is_run else thresholds_of(source).get(key)
     if threshold is None or listener is None or not (chosen_for := heard_by(source).get(key)): return threshold
     now = _way(listener)

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     "An untrained causal model in steps, which hears something in everything: for LiteRT, and for ONNX where its packages are."
     from kwspot import formats, modelling
     folder, network = tmp_path_factory.mktemp('model'), modelling.build('tc-resnet-8', 3, waveform=True, causal=True)
-    facts = {'labels': ['no', 'unknown', 'yes'], 'sample_rate': 16000, 'n_samples': 16000}
+    facts = {'labels': ['no', 'unknown', 'yes'], 'sample_rate': 16000, 'n_samples': 16000, 'thresholds': {}}
     source = formats.Source(network, facts, np.zeros((0, 16000), np.int16))
     formats.write_litert_stream(source, folder / 'steps.tflite')
     if has_onnx: formats.write_onnx_stream(source, folder / 'steps.onnx')
