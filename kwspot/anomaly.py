@@ -13,10 +13,11 @@ import hashlib
 import io
 import os
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from .corpus import FORMATS, NOISE, ClipError, CorpusError, _not_shared, _plain_values, is_elsewhere
@@ -183,31 +184,38 @@ def corpus_checks(
 # %% ../nbs/20_anomaly.ipynb #ae378a85
 _NEEDED = ('fmt ', 'fact', 'data')
 _ENDLESS = 0x7FFFF000 # a size from here up was written to a pipe, its length unknown
+_WHOLE = (1, 3, 6, 7, 0xFFFE) # formats without blocks: PCM, float, A-law, mu-law, and what says so at more length
 
 def _besides(names):
-    "The chunks that hold neither format nor samples."
-    return ' '.join(name for name in names if name not in _NEEDED)
+    "The chunks that hold neither format nor samples, and those that hold them once more."
+    return ' '.join(name for place, name in enumerate(names) if name not in _NEEDED or name in names[:place])
+
+def _misfit(form):
+    "By how many bytes a frame, or else a second, is larger than the format makes it; 0 where that is not known."
+    tag, channels, rate, second, frame, bits = form
+    right = channels * ((bits + 7) // 8)
+    return frame - right or second - rate * right if tag in _WHOLE else 0
 
 def wav_chunks(
     path:str|os.PathLike, # a WAV file
-)->tuple[str, int]: # names of the chunks besides format and samples, in order; bytes that no size accounts for
-    "What a WAV file holds besides its samples. ('', 0) for what is no WAV file."
+)->tuple[str, int, int]: # `chunks`, `extra_bytes` and `misfit` of `Measured`
+    "What a WAV file holds besides its samples, and where its sizes are wrong. ('', 0, 0) for what is no WAV file."
     with io.BytesIO(open_bytes(path)) if is_elsewhere(path) else open(path, 'rb') as file:
         start, size = file.read(12), file.seek(0, os.SEEK_END)
-        if start[:4] not in (b'RIFF', b'RIFX') or start[8:12] != b'WAVE': return '', 0
-        order: Literal['little', 'big'] = 'little' if start[3:4] == b'F' else 'big'
-        declared, place, names = int.from_bytes(start[4:8], order) + 8, 12, []
+        if start[:4] not in (b'RIFF', b'RIFX') or start[8:12] != b'WAVE': return '', 0, 0
+        order = '<' if start[3:4] == b'F' else '>'
+        declared, place, names, misfit = struct.unpack(order + 'I', start[4:8])[0] + 8, 12, [], 0
         end = min(size, declared if declared > 12 else size)
         while place + 8 <= end and len(names) < 100:
             file.seek(place)
-            head = file.read(8)
-            name = head[:4].decode('latin-1')
+            head = file.read(24)
+            name, length = head[:4].decode('latin-1'), struct.unpack(order + 'I', head[4:8])[0]
             if 'data' in names and not (name.isascii() and name.isprintable()): # samples, which are no chunk
-                return _besides(names), size - place
+                return _besides(names), size - place, misfit
+            if name == 'fmt ' and len(head) == 24: misfit = _misfit(struct.unpack(order + 'HHIIHH', head[8:]))
             names.append(name)
-            length = int.from_bytes(head[4:], order)
             place += 8 + length + (length & 1)
-    return _besides(names), size - declared if declared < _ENDLESS else 0
+    return _besides(names), size - declared if declared < _ENDLESS else 0, misfit
 
 # %% ../nbs/20_anomaly.ipynb #92be6811
 class Measured(NamedTuple):
@@ -218,8 +226,9 @@ class Measured(NamedTuple):
     channels:int=0 # 1 is mono
     bits:int=0 # a sample
     codec:str='' # 'pcm', 'float', 'flac', ...
-    chunks:str='' # names of chunks that hold neither format nor samples
+    chunks:str='' # names of chunks that hold neither format nor samples, or hold them once more
     extra_bytes:int=0 # that no size in the header accounts for; negative: missing
+    misfit:int=0 # bytes by which a frame, or else a second, is larger in the header than the format makes it
     sha1:str='' # of the samples, mixed to one channel, hexadecimal
     measures:Measures=Measures() # of the samples
     print:np.ndarray|None=None # (224,) fingerprint; None where there is nothing to see
@@ -243,8 +252,9 @@ def _plain_clip(path):
         with open(path, 'rb') as file: content = file.read()
     except (OSError, ValueError): return None
     if len(content) < 48 or len(content) % 2: return None
-    ends = [at + 4 + int.from_bytes(content[at:at + 4], 'little') for at in (4, 40)] # of the file and of its samples
-    return _plain_values(content) if ends == [len(content)] * 2 else None
+    end, rate, second, frame, last = struct.unpack_from('<4xI16xIIH6xI', content)
+    sizes = end + 8, last + 44, second, frame # of the file, of its samples' end, of a second, of a frame
+    return _plain_values(content) if sizes == (len(content), len(content), 2 * rate, 2) else None
 
 # %% ../nbs/20_anomaly.ipynb #2bed1f74
 def measure_file(
@@ -259,7 +269,7 @@ def measure_file(
         facts: dict = dict(file_rate=header.sample_rate, channels=header.channels, bits=header.bits,
                            codec=header.codec)
         if header.n_samples == 0: return Measured(header.problem or 'no samples', **facts)
-        facts['chunks'], facts['extra_bytes'] = wav_chunks(path)
+        facts['chunks'], facts['extra_bytes'], facts['misfit'] = wav_chunks(path)
         try: clip, rate = read_clip_rate(path)
         except ClipError as error: return Measured(str(error).removeprefix(f'{path}: '), **facts)
         return Measured(header.problem, **facts, **_sample_facts(np.ascontiguousarray(clip), rate))
@@ -270,7 +280,7 @@ def measure_file(
 # %% ../nbs/20_anomaly.ipynb #73a43562
 _FILE_COLUMNS = {'problem': 'str', 'file_rate': 'int64', 'n_read': 'int64', 'channels': 'int64', 'bits': 'int64',
                  'codec': 'str', 'chunks': 'str',
-                 'extra_bytes': 'int64', 'sha1': 'str'}
+                 'extra_bytes': 'int64', 'misfit': 'int64', 'sha1': 'str'}
 
 def _measure_part(paths, *, folder=None):
     "`measure_file` of some paths as arrays: texts, whole numbers, measures, fingerprints; here or on a cluster."
@@ -347,6 +357,7 @@ class Limits:
     voicing:float=.35 # smallest repetition at the pitch of a voice, 0 to 1
     tone_share:float=.985 # largest share of the loudest sound in two neighbouring bands; more is a beep
     snr_db:float=14. # smallest signal-to-noise ratio
+    pause_voicing:float=.5 # largest repetition of what is softest; more is a voice, and the noise is not known
     edge_level:float=.3 # largest level of the first and last 30 ms, from 0, the noise, to 1, the loudest moment
     off_centre_s:float=.25 # largest distance of the middle of the word from that of the clip, seconds
     n_words:int=1 # most stretches of sound in a clip
@@ -387,9 +398,9 @@ FINDINGS = { # in the order in which they are reported
     'unreadable': Finding('file', 'no samples can be read from the file; `problem` says why', 'problem'),
     'truncated': Finding('file', 'the header promises more samples than the file holds', 'problem'),
     'empty': Finding('file', 'the file or its audio has length zero', 'problem'),
-    'size_mismatch': Finding('file', 'the sizes in the header and that of the file disagree', 'extra_bytes',
-                             'extra_bytes'),
-    'extra_chunks': Finding('file', 'the file holds chunks besides format and samples', 'chunks'),
+    'size_mismatch': Finding('file', 'the sizes in the header and that of the file, or of the format, disagree',
+                             'extra_bytes', 'extra_bytes'),
+    'extra_chunks': Finding('file', 'the file holds chunks besides format and samples, or these twice', 'chunks'),
     'wrong_extension': Finding('file', 'the name says one format and the content is another', 'codec'),
     'wrong_rate': Finding('file', 'another sample rate than the corpus, or than asked for', 'file_rate'),
     'wrong_channels': Finding('file', 'more than one channel', 'channels'),
@@ -448,7 +459,7 @@ def _file_findings(table, sample_rate, limits):
             for one, codec, kind in zip(suffix.tolist(), parts.str[0].tolist(), named.tolist())]
     foreign = pd.Series([one not in good for one, good in zip(suffix.tolist(), fits)], table.index, dtype=bool)
     return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
-            'size_mismatch': (table['extra_bytes'].abs() > limits.extra_bytes) & ~truncated,
+            'size_mismatch': (table['misfit'] != 0) | (table['extra_bytes'].abs() > limits.extra_bytes) & ~truncated,
             'extra_chunks': table['chunks'] != '', 'wrong_extension': foreign,
             'wrong_rate': known & (rates != sample_rate),
             'wrong_channels': known & (table['channels'] != 1), 'wrong_width': known & (table['bits'] != 16),
@@ -497,7 +508,7 @@ def _is_spoken(table, limits):
 
 def _content_findings(table, asked, spoken, limits):
     "Findings about what is heard."
-    noisy = spoken & (table['snr_db'] < limits.snr_db)
+    noisy = spoken & (table['snr_db'] < limits.snr_db) & (table['pause_voicing'] <= limits.pause_voicing)
     fine = spoken & ~_is_coarse(table, limits)
     clear = fine & ~noisy
     top = top_edges(table['file_rate'].to_numpy())

@@ -7,8 +7,9 @@ __all__ = ['near_extremes', 'next_inside', 'flat_tops', 'how_many', 'piled_up', 
            'farthest_mean', 'used_step', 'longest_dropout', 'Grid', 'frame_grid', 'top_edges', 'window_frames',
            'sum_bands', 'band_powers', 'kth_smallest', 'speech_excess', 'active_runs', 'word_runs', 'without_rumble',
            'edge_noise', 'edge_level', 'edge_levels', 'slow_down', 'repetition', 'voicing', 'voiced_edges',
-           'tone_share', 'quarter_rate', 'steady_tones', 'locked_tone', 'hum', 'widest_band', 'bandwidth',
-           'is_stretched', 'parity', 'Measures', 'padding', 'summarise', 'describe', 'measure_bands', 'measure_clip']
+           'pause_voicing', 'tone_share', 'quarter_rate', 'steady_tones', 'locked_tone', 'hum', 'widest_band',
+           'bandwidth', 'is_stretched', 'parity', 'Measures', 'padding', 'summarise', 'describe', 'measure_bands',
+           'measure_clip']
 
 # %% ../nbs/12_measures.ipynb #54c3c4b4
 from functools import lru_cache
@@ -543,6 +544,23 @@ def voiced_edges(
     repetition(ends, np.array([0, 96, n, n + 96]), found)
     return max(found[0], found[1]) >= _VOICE, max(found[2], found[3]) >= _VOICE
 
+# %% ../nbs/12_measures.ipynb #b86e1f73
+@_fast
+def pause_voicing(
+    slow:np.ndarray, # (n,) float32: the clip at 4 kHz, as `slow_down` makes it
+    bands:np.ndarray, # (n_frames, n_bands) of the clip, as `band_powers` returns them
+    heard:np.ndarray, # (n_frames,) bool: frames without padding; at least one
+)->float: # 0 to 1
+    "How strictly the softest tenth of a clip repeats itself at the pitch of a voice. 0 for what is too short."
+    if slow.size < 200: return 0.0
+    rows = np.flatnonzero(heard)
+    power, n = np.empty(rows.size), max(rows.size // 10, 3)
+    for i in range(rows.size): power[i] = bands[rows[i]].sum()
+    frames = rows[power <= kth_smallest(power, n - 1)][:n]
+    found = np.empty(frames.size, np.float32)
+    repetition(slow, np.minimum(40 * frames, slow.size - 192), found)
+    return float(kth_smallest(found, frames.size // 2))
+
 # %% ../nbs/12_measures.ipynb #b7bc6438
 @_jit
 def tone_share(
@@ -730,6 +748,7 @@ class Measures(NamedTuple):
     excess_db:float=np.nan # how far the loudest frame rises above the noise
     active_s:float=np.nan # seconds in which there is sound above the noise
     voicing:float=np.nan # 0 to 1: how strictly the loudest parts repeat themselves at the pitch of a voice
+    pause_voicing:float=np.nan # 0 to 1: the same of the softest parts, where pauses are short; else 0
     tone_share:float=np.nan # 0 to 1: how much of the loudest 200 ms lies in two neighbouring bands; 1 is a tone
     word_start_s:float=np.nan # where the first sound begins
     word_end_s:float=np.nan # where the last sound ends
@@ -803,6 +822,8 @@ def summarise(
             moment / weight, len(word_runs(runs, excess)))
 
 # %% ../nbs/12_measures.ipynb #d0f7759a
+_SHORT_REST = 12 # frames without sound; in more, noise is heard
+
 def _top_band(bands, treble, grid, n_active, heard):
     "The number of the highest band with anything in it; -1: none."
     band, (first, last) = widest_band(bands, grid.rounding, n_active, heard), grid.treble.tolist()
@@ -833,12 +854,13 @@ def describe(
     first, last = edge_levels(clip[lead:clip.size - trail], int(_EDGE * sample_rate),
                               1 - 2 * np.pi * 300 / sample_rate, voiced)
     tone, tone_level, tone_hertz = hum(slow)
+    snr_db = _decibels((sound - noise) / noise, 1e-3)
+    softest = pause_voicing(slow, bands, heard) if heard.sum() - n_active <= _SHORT_REST else 0.
     start_s, end_s, centre_s = begin / 100 + middle - .005, end / 100 + middle + .005, centre / 100 + middle
     if begin < 0: start_s, end_s, centre_s = np.nan, np.nan, np.nan
     return ((lead + trail) / sample_rate, hole / sample_rate, _decibels(sound / full), _decibels(noise / full),
-            _decibels((sound - noise) / noise, 1e-3), peak, n_active / 100, voicing(slow, bands), share, start_s,
-            end_s, centre_s, float(n_words), first, last, tone, tone_level, tone_hertz,
-            _top_band(bands, treble, grid, n_active, heard))
+            snr_db, peak, n_active / 100, voicing(slow, bands), softest, share, start_s, end_s, centre_s,
+            float(n_words), first, last, tone, tone_level, tone_hertz, _top_band(bands, treble, grid, n_active, heard))
 
 # %% ../nbs/12_measures.ipynb #a7b4ccb9
 _PARITY = .2 # of a clip that was brought to twice its rate by lines or steps

@@ -266,17 +266,19 @@ def _eight_bit(path, clip, rng): _write(path, (np.rint(clip / 256) + 128).clip(0
 def _telephone(path, clip, rng): soundfile.write(path, clip, 16000, format='WAV',
                                                  subtype=str(rng.choice(['ULAW', 'ALAW', 'IMA_ADPCM'])))
 def _wrong_size(path, clip, rng):
-    if rng.random() < .5: # something lies behind the end
+    how = rng.integers(3)
+    if how == 0: # something lies behind the end
         with open(path, 'ab') as file: file.write(bytes(rng.integers(0, 256, rng.integers(1, 500), np.uint8)))
-    else: _edit(path, 4, int(rng.choice([0, 1000, 40000])).to_bytes(4, 'little')) # the size of the file is wrong
+    elif how == 1: _edit(path, 4, int(rng.choice([0, 1000, 40000])).to_bytes(4, 'little')) # that of the file
+    else: _edit(path, int(rng.choice([28, 32])), bytes([rng.choice([0, 1, 4]), 0])) # that of a second, of a frame
 def _disguised(path, clip, rng): soundfile.write(path, clip, 16000, format='FLAC')
 
 # %% ../nbs/21_planted.ipynb #334736dd
 def _tagged(path, clip, rng):
     content = Path(path).read_bytes()
-    chunk = rng.choice([b'LIST', b'bext', b'id3 ',
-                        b'cue ']) + (n := int(rng.integers(4, 700)) // 2 * 2).to_bytes(4, 'little') + bytes(n)
-    content = content[:36] + chunk + content[36:] if rng.random() < .5 else content + chunk
+    name, n = bytes(rng.choice([b'LIST', b'bext', b'id3 ', b'cue ', b'data'])), int(rng.integers(4, 700)) // 2 * 2
+    chunk, first = name + n.to_bytes(4, 'little') + bytes(n), name != b'data' and rng.random() < .5
+    content = content[:36] + chunk + content[36:] if first else content + chunk # more samples come after the samples
     Path(path).write_bytes(content[:4] + (len(content) - 8).to_bytes(4, 'little') + content[8:])
 
 FILE_FAULTS = {'truncated': _cut_file, 'unreadable': _no_audio, 'empty': _emptied, 'wrong_rate': _other_rate,
