@@ -206,13 +206,13 @@ class ClipsInSteps:
 
 
 def run_steps(
-    path:Path, # a model in steps, as any of the writers for streams writes it
+    place:Path, # of a model in steps, as `find_exported` gives it
+    kind:str, # of it, as there
     facts:Mapping, # that came with it
-    n_threads:int, # not used
 )->tuple[str, Callable]: # package, (n, n_samples) float32 -> (n, n_classes) float32
     "A model in steps as a function of clips."
     from kwspot.streaming import StreamError, steps_in
-    try: steps = steps_in(path, facts)
+    try: steps = steps_in(place, kind, facts)
     except StreamError as error: raise ExportError(str(error)) from None
     return steps.runtime, ClipsInSteps(steps)
 
@@ -361,22 +361,23 @@ def load_exported(
     """An exported model, ready to use; `ExportError` for what is no model, is cut short, was changed, or
     carries no labels."""
     own_temperature = {'temperature': stored} if (stored := stored_temperature(Path(path))) else {}
-    place, _ = find_exported(Path(path))
-    facts = facts_of(place)
+    place, kind = find_exported(Path(path))
+    facts = RUNNERS[kind][0](place)
     if not own_temperature: check_fresh(place, facts)
-    return exported_in(place, {**facts, **own_temperature}, n_threads=n_threads)
+    return exported_in(place, kind, {**facts, **own_temperature}, n_threads=n_threads)
 
 
 def exported_in(
     place:Path, # of the model, as `find_exported` gives it
+    kind:str, # of it, as there
     facts:Mapping, # that came with it
     *,
     n_threads:int=1, # of the runtime
 )->Exported:
     "The same of a file whose facts have been read."
-    make_runner = run_steps if 'steps' in facts else RUNNERS[find_exported(place)[1]][1]
     try:
-        runtime, run = make_runner(place, facts, n_threads)
+        runtime, run = (run_steps(place, kind, facts) if 'steps' in facts else
+                        RUNNERS[kind][1](place, facts, n_threads))
         answer = run(np.zeros((1, facts['n_samples']), np.float32))
     except ExportError: raise
     except Exception as error:

@@ -26,8 +26,8 @@ from .chunks import Cutter, Levels, StreamError, as_chunk  # noqa: F401
 from .chunks import microphone, read_chunks, read_raw  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
-from .exported import at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of
-from .exported import exported_in, facts_of, find_exported, heard_by, litert_interpreter, load_exported
+from .exported import RUNNERS, at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of
+from .exported import exported_in, find_exported, heard_by, litert_interpreter, load_exported
 from .exported import model_mark, onnx_session, stored_temperature, temperature_of, thresholds_of
 from .modelfile import ExportError, HasFacts, attached_facts
 from .quiet_tensorflow import quiet
@@ -149,19 +149,20 @@ def load_steps(
     path:str|Path, # of a model in steps: .tflite or .onnx, or a folder with a SavedModel or C++ source
 )->Steps:
     "A model in steps from an exported file. `StreamError` for one that is not in steps, `ExportError` for no model."
-    place, _ = find_exported(Path(path))
-    facts = facts_of(place)
-    if 'steps' in facts: return steps_in(place, facts)
+    place, kind = find_exported(Path(path))
+    facts = RUNNERS[kind][0](place)
+    if 'steps' in facts: return steps_in(place, kind, facts)
     raise StreamError(f'{path}: is a model of whole windows, not of steps; give it to Windows(load_exported(...))')
 
 
 def steps_in(
     place:Path, # of a model in steps, as `exported.find_exported` gives it
+    kind:str, # of it, as there
     facts:Mapping, # that came with it
 )->Steps:
     "A model in steps from an exported file whose facts have been read. `StreamError` or `ExportError` if it has none."
-    if place.suffix == '.onnx': open_steps = partial(onnx_steps, place, facts)
-    elif (place / 'saved_model.pb').is_file(): open_steps = partial(savedmodel_steps, place)
+    if kind == '.onnx': open_steps = partial(onnx_steps, place, facts)
+    elif kind == 'saved_model.pb': open_steps = partial(savedmodel_steps, place)
     else: open_steps = partial(litert_steps, content_of(place, facts))
     return steps_from(open_steps, facts, place)
 
@@ -228,7 +229,7 @@ def _load(path):
     steps, temperature = path / 'export' / STREAM_FILE, stored_temperature(path)
     facts = attached_facts(steps) if steps.is_file() else {}
     if facts.get('steps', {}).get('carried') and facts.get('mark') in (model_mark(path), None):
-        return steps_in(steps, {**facts, 'temperature': temperature} if temperature else facts)
+        return steps_in(steps, steps.suffix, {**facts, 'temperature': temperature} if temperature else facts)
     if run := _causal_run(path): return run
     if export_of(path): return load_exported(path)
     from kwspot.training import load_run
@@ -253,10 +254,10 @@ def _causal_run(path):
 
 def _load_file(file):
     "Steps or an exported model from a file, or from a folder with one."
-    place, _ = find_exported(file)
-    facts = facts_of(place)
+    place, kind = find_exported(file)
+    facts = RUNNERS[kind][0](place)
     check_fresh(place, facts)
-    return (steps_in if 'steps' in facts else exported_in)(place, facts)
+    return (steps_in if 'steps' in facts else exported_in)(place, kind, facts)
 
 # %% ../nbs/70_streaming.ipynb #a674a48a
 def export_stream(
