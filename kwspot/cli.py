@@ -736,15 +736,14 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
               file:Path, # a recording
               )->dict:
     "The likeliest label of one file, prepared exactly as `pack` prepares clips."
-    from kwspot.chunks import seconds_missing
+    from kwspot.chunks import about_missing
     from kwspot.clip import about_recording, as_clip, check_short, read_whole
     from kwspot.exported import at_temperature, temperature_of
     check_short(file)
     whole = read_whole(file, sample_rate=model.sample_rate)
     clip = as_clip(whole, model.n_samples)
     probabilities = at_temperature(model.predict(clip[None])[0], temperature_of(model))
-    best, missing = int(probabilities.argmax()), seconds_missing(file, len(whole), rate=model.sample_rate)
-    cut = f'is cut short, the last {missing:.2f} s that its header promises are not there' if missing else ''
+    best, cut = int(probabilities.argmax()), about_missing(file, len(whole), rate=model.sample_rate)
     note = '; '.join(filter(None, (cut, about_recording(clip, n_whole=len(whole)))))
     return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6),
                 **(dict(note=note) if note else {}))

@@ -9,7 +9,9 @@ import time
 import wave
 import zipfile
 
+import numpy as np
 import pytest
+import soundfile
 
 
 def kwspot(*args, **options) -> subprocess.CompletedProcess:
@@ -121,14 +123,17 @@ def test_spot_hears_any_recording_and_says_what_makes_an_answer_doubtful(exporte
     write_samples(tmp_path / 'zeros.wav', [0] * 16000)
     write_samples(tmp_path / 'clipped.wav', [10 * value for value in tone[:3200]] + [32767] * 12800)
     write_samples(tmp_path / 'talk.wav', 10 * tone)
-    files = ['plain.wav', 'stereo 8 kHz.wav', 'long.wav', 'zeros.wav', 'clipped.wav', 'talk.wav']
+    soundfile.write(tmp_path / 'cut.aiff', np.array(tone, np.int16), 16000)
+    (tmp_path / 'cut.aiff').write_bytes((tmp_path / 'cut.aiff').read_bytes()[:-8000])
+    files = ['plain.wav', 'stereo 8 kHz.wav', 'long.wav', 'zeros.wav', 'clipped.wav', 'talk.wav', 'cut.aiff']
     done = kwspot('spot', exported, *files, '--json', cwd=tmp_path)
     results = json.loads(done.stdout)['results']
     assert done.returncode == 0 and [result['file'] for result in results] == files
     assert all(result['word'] in ('no', 'stop', 'yes') and 0 < result['probability'] <= 1 for result in results)
-    assert ['note' in result for result in results] == [False, False, False, True, True, True]
+    assert ['note' in result for result in results] == [False, False, False, True, True, True, True]
     lines = done.stderr.splitlines()
-    assert len(lines) == 3 and 'nothing but zeros' in lines[0] and 'clipped' in lines[1] and 'kwspot stream hears all' in lines[2]
+    said = 'nothing but zeros', 'clipped', 'kwspot stream hears all', 'cut.aiff is truncated'
+    assert len(lines) == len(said) and all(what in line for what, line in zip(said, lines)), lines
     assert all(line.startswith('kwspot: note: ') for line in lines)
 
 

@@ -77,17 +77,26 @@ def test_a_pipe_that_ends_in_the_middle_of_a_sample(model, samples):
     assert done.stderr.decode().startswith('kwspot: the stream stopped in the middle of a 16-bit sample') and done.stderr.count(b'\n') == 1
 
 
-@pytest.mark.parametrize('content', ['missing', 'folder', 'text', 'nan', 'infinite', 'too loud', 'nothing'])
+@pytest.mark.parametrize('content', ['missing', 'folder', 'text', 'nan', 'infinite', 'too loud', 'nothing', 'no samples', '3 Hz'])
 def test_what_is_no_audio_is_one_line(content, model, tmp_path):
     file = tmp_path / 'a.wav'
     values = {'nan': np.nan, 'infinite': np.inf, 'too loud': 3000.}
     if content == 'folder': file.mkdir()
     if content == 'text': file.write_text('no audio')
     if content == 'nothing': file.write_bytes(b'')
+    if content == 'no samples': soundfile.write(file, np.zeros(0), 16000)
+    if content == '3 Hz': soundfile.write(file, np.zeros(16000), 3)
     if content in values: soundfile.write(file, np.array([0, values[content]], np.float32), 16000, subtype='FLOAT')
     done = stream(model, file, '--json')
     assert (done.returncode, done.stdout) == (1, b''), done
     assert done.stderr.startswith(b'kwspot: ') and done.stderr.count(b'\n') == 1, done.stderr
+
+
+@pytest.mark.parametrize(('kind', 'options'), [('W64', {}), ('RF64', {}), ('AU', {'endian': 'LITTLE'})])
+def test_a_file_on_standard_input_is_one_line(kind, options, model, samples, tmp_path):
+    soundfile.write(tmp_path / 'a', samples, 16000, format=kind, **options)
+    done = stream(model, '-', '--json', input=(tmp_path / 'a').read_bytes())
+    assert (done.returncode, done.stdout, done.stderr.count(b'\n')) == (1, b'', 1) and b', not raw 16-bit mono' in done.stderr, done.stderr
 
 
 def test_silence_and_no_audio_at_all_are_fine(model, tmp_path):
@@ -103,11 +112,14 @@ def test_what_makes_events_doubtful_is_said_in_one_line(factor, said, model, sam
     assert done.returncode == 0 and done.stderr.count(b'\n') == (said != '') and said.encode() in done.stderr, done.stderr
 
 
-def test_a_file_that_was_cut_short_is_heard_to_its_end(model, recording, tmp_path):
-    (tmp_path / 'cut.wav').write_bytes(recording.read_bytes()[:-32001])
-    done = stream(model, tmp_path / 'cut.wav', '--json', '--threshold', 0.2)
+@pytest.mark.parametrize(('suffix', 'said'), [('wav', 'is cut short, the last 1.00 s'), ('aiff', 'is truncated: header promises more samples')])
+def test_a_file_that_was_cut_short_is_heard_to_its_end(suffix, said, model, samples, tmp_path):
+    file = tmp_path / f'cut.{suffix}'
+    soundfile.write(file, samples, 16000)
+    file.write_bytes(file.read_bytes()[:-32001])
+    done = stream(model, file, '--json', '--threshold', 0.2)
     assert done.returncode == 1 and json.loads(done.stdout)['seconds'] == pytest.approx(5, abs=0.01) and json.loads(done.stdout)['events']
-    assert done.stderr.count(b'\n') == 1 and b'is cut short, the last 1.00 s' in done.stderr, done.stderr
+    assert done.stderr.count(b'\n') == 1 and said.encode() in done.stderr, done.stderr
 
 
 def test_only_the_words_that_are_asked_for(model, recording):
