@@ -441,9 +441,9 @@ FINDINGS = { # in the order in which they are reported
 }
 
 # %% ../nbs/20_anomaly.ipynb #b428fbb6
-_SUFFIXES = {**{kind.lower(): suffixes for kind, suffixes in FORMATS.items()}, 'flac': ('.flac', '.ogg'),
+_SUFFIXES = {**{kind.lower(): suffixes for kind, suffixes in FORMATS.items()}, 'flac-pcm': ('.flac', '.ogg'),
              'opus': FORMATS['Ogg'], 'vorbis': ('.ogg',), 'mp2': FORMATS['MP3'],
-             'mp1': FORMATS['MP3']} # of the codecs by their first words; all others are in WAV files
+             'mp1': FORMATS['MP3']} # of codecs, or of their first words; all others are in WAV files
 
 def _file_findings(table, sample_rate, limits):
     "Findings about the files; `sample_rate` None is the commonest of the corpus."
@@ -455,8 +455,9 @@ def _file_findings(table, sample_rate, limits):
     suffix = table['path'].str.lower().str.extract(r'(\.\w+)$', expand=False).fillna('')
     parts = table['codec'].str.split('-') # 'aiff-pcm'
     named = problem.str.extract(r'^(?:no .* file, but )?(\w+)(?: that cannot be decoded)?; convert', expand=False)
-    fits = [_SUFFIXES.get(codec, ('.wav',)) if codec else FORMATS.get(kind, ()) if isinstance(kind, str) else (one,)
-            for one, codec, kind in zip(suffix.tolist(), parts.str[0].tolist(), named.tolist())]
+    fits = [_SUFFIXES.get(codec, _SUFFIXES.get(first, ('.wav',))) if codec
+            else FORMATS.get(kind, ()) if isinstance(kind, str) else (one,)
+            for one, codec, first, kind in zip(*map(pd.Series.tolist, (suffix, table['codec'], parts.str[0], named)))]
     foreign = pd.Series([one not in good for one, good in zip(suffix.tolist(), fits)], table.index, dtype=bool)
     return {'unreadable': ~readable & ~empty, 'truncated': truncated, 'empty': empty,
             'size_mismatch': (table['misfit'] != 0) | (table['extra_bytes'].abs() > limits.extra_bytes) & ~truncated,
