@@ -600,7 +600,9 @@ def judge(
     sample_rate:int|None=None, # the rate that is right, in Hz; None: the commonest of the corpus
     limits:Limits=Limits(), # where a measured value becomes a finding
 )->pd.DataFrame: # the same rows with the columns of FINDINGS anew, and `findings`
-    "Findings from what was measured, without opening a file again."
+    "Findings from what was measured, without opening a file again. `CorpusError` for a table without all of it."
+    if lost := [name for name in (*_FILE_COLUMNS, *Measures._fields) if name not in table]:
+        raise CorpusError(f'the audit lacks {", ".join(lost)}, as an earlier version left it; audit the corpus again')
     attrs, table = dict(table.attrs), table.drop(columns=[*FINDINGS, 'findings'], errors='ignore')
     table.attrs = {} # pandas copies them with every column
     wanted, word = table['file_rate'] if n_samples is None else n_samples, table['word'] != NOISE

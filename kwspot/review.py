@@ -276,6 +276,7 @@ def said_of(
         return f'speaker {row["speaker"]}: ' + ', '.join(f'{n:,} in {split}' for split, n in splits.items())
     if finding == 'wrong_label' and row.get('likely_word'):
         return f'likely: {row["likely_word"]} ({row["label_score"]:.3f}), doubted by {row["doubted_by"]}'
+    if finding == 'size_mismatch' and row.get('misfit'): column = 'misfit'
     return f'{column} = {_shown(row[column])}'
 
 # %% ../nbs/23_review.ipynb #b6e6efbb
