@@ -112,7 +112,7 @@ def seconds_missing(
     try:
         with wave.open(str(file), 'rb') as source: n_promised, own = source.getnframes(), source.getframerate()
         there = Path(file).stat().st_size
-    except (wave.Error, EOFError, OSError): return 0.
+    except (wave.Error, EOFError, OSError, RuntimeError): return 0.
     missing, least = n_promised / own - n_samples / (rate or own), 1 / rate if rate else 0. # what resampling rounds off
     return missing if missing > least and n_promised < 2 ** 30 and there < 2 ** 31 else 0.
 

@@ -29,7 +29,7 @@ def sixteen_bits(
             known = (recording.format, recording.subtype) == ('FLAC', 'PCM_16') and recording.frames
             if known and _RATES[0] <= recording.samplerate <= _RATES[1]:
                 return recording.read(dtype='int16', always_2d=True), recording.samplerate
-    with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
+    with contextlib.suppress(wave.Error, EOFError, OSError, RuntimeError), wave.open(str(file), 'rb') as recording:
         channels, width, rate, n_samples = recording.getparams()[:4]
         content = recording.readframes(n_samples) if width == 2 else b''
         if len(content) == 2 * channels * n_samples > 0 and _RATES[0] <= rate <= _RATES[1]:
@@ -187,7 +187,7 @@ _LONGEST = 600 # s
 def _seconds(file):
     "How long a recording is by its header; 0 where that says nothing, or nothing that is believed."
     import wave
-    with contextlib.suppress(wave.Error, EOFError, OSError), wave.open(str(file), 'rb') as recording:
+    with contextlib.suppress(wave.Error, EOFError, OSError, RuntimeError), wave.open(str(file), 'rb') as recording:
         channels, width, rate, n_promised = recording.getparams()[:4]
         n_samples = min(n_promised, Path(file).stat().st_size // (channels * width))
         return n_samples / rate if _RATES[0] <= rate <= _RATES[1] else 0.
