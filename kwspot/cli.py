@@ -459,8 +459,13 @@ def train(folder:CorpusFolder, # the corpus
                          help='words, kaggle12, or words separated by commas (plus unknown and silence).')]='words',
           model:Annotated[str|None, typer.Option('--model', metavar='NAME', # architecture
                           help="An architecture (default: the recipe's).")]=None,
-          recipe:Annotated[str, typer.Option('--recipe', metavar='NAME', # how to train
-                           help='reference, quick, best or stream.')]='quick',
+          recipe:Annotated[str, typer.Option('--recipe', metavar='NAME|RUN|FILE', # how to train
+                           help='All choices of the training: reference, quick, best or stream; or a run folder (or '
+                           'its run.json), to train as that run did; or a JSON file of recipe fields.')]='quick',
+          changes:Annotated[list[str]|None, typer.Option('--set', metavar='NAME=VALUE', show_default=False, # of it
+                            help='Change one value of the recipe, as in --set ema=0 or --set '
+                            'augment.noise.probability=0.5; VALUE is JSON or text, and null removes; may be repeated; '
+                            'a wrong name lists all.')]=None,
           epochs:Annotated[int|None, typer.Option('--epochs', metavar='N', min=1, # length
                            help="Instead of the recipe's; teachers, as best has them, keep theirs.")]=None,
           learning_rate:Annotated[float|None, typer.Option('--learning-rate', metavar='RATE', # at its highest
@@ -481,12 +486,28 @@ def train(folder:CorpusFolder, # the corpus
           )->None:
     "Train a model on speakers of the training split; run again to resume."
     from kwspot import training
-    chosen = training.choose_recipe(recipe, learning_rate=learning_rate, batch_size=batch_size)
-    how: dict = dict(task=task, model=model, recipe=chosen, epochs=epochs, start=start, decisions=decisions or None,
+    own = dict(model=model, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, start=start)
+    how: dict = dict(_recipe_asked(recipe, changes or [], own), task=task, decisions=decisions or None,
                      speaker_pattern=speaker_pattern, progress=None if sys.stderr.isatty() else 60.)
     with _kept(out):
         if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
         _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
+
+# %% ../nbs/80_cli.ipynb #6912864b
+def _recipe_asked(recipe:str, # a name, a run folder or a file
+                  changes:list[str], # of --set
+                  own:dict, # field -> what the option of its own says, or None
+                  )->dict: # arguments of `training.train`
+    "How to train. What --set says of epochs and start is said as by their options, which a run that goes on heeds."
+    from kwspot import training
+    said = {change.partition('=')[0] for change in changes}
+    for name in (name for name, value in own.items() if value is not None and name in said):
+        raise typer.BadParameter(f'sets {name}, and so does --{name.replace("_", "-")}; give one', param_hint='--set')
+    chosen = training.with_settings(training.choose_recipe(recipe), changes)
+    told = {name: getattr(chosen, name) if name in said else own[name] for name in ('epochs', 'start')}
+    rate = own['learning_rate']
+    return dict(recipe=training.choose_recipe(chosen, learning_rate=rate, batch_size=own['batch_size']),
+                model=own['model'], **told)
 
 # %% ../nbs/80_cli.ipynb #f151b11c
 @contextmanager

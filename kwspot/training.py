@@ -52,9 +52,10 @@ from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
                             input_pipeline, make_lesson, packed_corpus, read_ahead, read_batch, speaker_folds,
                             training_noise)
-from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate  # noqa: F401
+from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate, read_recipe  # noqa: F401
+from .recipes import with_settings  # noqa: F401
 from .modelfile import RUN_FORMAT, HasFacts, read_run
-from .recipes import teacher_recipe
+from .recipes import check_options, teacher_recipe
 from .storage import file_lock, is_url
 
 # %% ../nbs/50_training.ipynb #9179f11a
@@ -1035,7 +1036,7 @@ def train(
     *,
     task:str='words', # 'words', 'kaggle12' or 'yes,no,...'
     model:str|None=None, # architecture; None: the recipe's
-    recipe:str|Recipe='reference', # a name in `RECIPES`, or a recipe
+    recipe:str|Path|Recipe='reference', # a name in `RECIPES`, what `read_recipe` reads, or a recipe
     epochs:int|None=None, # at most; None: the recipe's, or those of the run that goes on
     batch_size:int|None=None, # clips a step; None: the recipe's
     seed:int=0, # of everything that is random
@@ -1056,7 +1057,9 @@ def train(
     `TrainingError` in one line for what cannot be trained, gone on with or written."""
     corpus, out = preprocessing.opened(corpus), Path(out)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
-    chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs)
+    named = start if start in ('none', 'synthetic') else None # another run is named in run.json, not in its recipe
+    chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs, start=named)
+    with made_for(chosen): check_options(chosen)
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0],
@@ -1153,7 +1156,7 @@ def _train_one(job, *, corpus, options):
 def train_sweep(
     corpus:str|Path|pd.DataFrame|preprocessing.Packed, # see `train`
     out:str|Path, # the folder of the run folders NAME/seed-0, NAME/seed-1, ...
-    recipes:Mapping[str, str|Recipe], # to compare, by a name for each
+    recipes:Mapping[str, str|Path|Recipe], # to compare, by a name for each
     *,
     seeds:Sequence[int]=(0, 1, 2), # a run of each recipe for each
     cluster:object=None, # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
@@ -1167,7 +1170,7 @@ def train_sweep(
     corpus = wherever(corpus)
     options.update({name: wherever(options[name]) for name in ('decisions', 'pack_folder') if name in options})
     if options.get('start') not in (None, 'synthetic', 'none'): options['start'] = wherever(options['start'])
-    jobs = [(str(place / name / f'seed-{seed}'), {'recipe': recipe, 'seed': seed})
+    jobs = [(str(place / name / f'seed-{seed}'), {'recipe': choose_recipe(recipe), 'seed': seed})
             for name, recipe in recipes.items() for seed in seeds]
     train_job = partial(_train_one, corpus=corpus, options=options)
     figures = list(each_part(train_job, jobs, cluster=cluster, n_workers=1))
@@ -1180,7 +1183,7 @@ def train_seeds(
     out:str|Path, # the folder of the run folders seed-0, seed-1, ...
     *,
     seeds:Sequence[int]=(0, 1, 2), # one run each
-    recipe:str|Recipe='reference', # a name in `RECIPES`, or a recipe
+    recipe:str|Path|Recipe='reference', # as for `train`
     cluster:object=None, # a run a worker: Dask scheduler or client; None: KWSPOT_CLUSTER, else here
     **options, # of `train`
 )->pd.DataFrame: # a row a seed: epoch, valid_accuracy, valid_recall, valid_loss
