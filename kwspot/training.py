@@ -12,8 +12,8 @@ __all__ = ['STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed_policy', 'new
            'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach',
            'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
            'describe', 'finished', 'has_begun', 'pattern_of', 'settings_of', 'check_epochs', 'check_checkpoint',
-           'check_earlier', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds',
-           'spread']
+           'check_earlier', 'asked_recipe', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep',
+           'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -1029,6 +1029,18 @@ def check_earlier(
     if not finished(out, earlier, chosen.epochs): check_checkpoint(out)
     return earlier, settings, chosen
 
+# %% ../nbs/50_training.ipynb #9da2473c
+def asked_recipe(
+    recipe:str|Path|Recipe, # see `train`
+    start:str|Path|None, # see `train`
+    **changes, # fields to change; those that are None stay
+)->Recipe:
+    "The recipe that `train` was asked for. `TrainingError` if an option of its parts is not there or does not fit."
+    named = start if start in ('none', 'synthetic') else None # another run stands in run.json beside the recipe
+    chosen = choose_recipe(recipe, start=named, **changes)
+    with made_for(chosen): check_options(chosen)
+    return chosen
+
 # %% ../nbs/50_training.ipynb #f581ee05
 def train(
     corpus:str|Path|pd.DataFrame|preprocessing.Packed, # folder, index (with splits of your own), or packed
@@ -1057,9 +1069,7 @@ def train(
     `TrainingError` in one line for what cannot be trained, gone on with or written."""
     corpus, out = preprocessing.opened(corpus), Path(out)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
-    named = start if start in ('none', 'synthetic') else None # another run is named in run.json, not in its recipe
-    chosen = choose_recipe(recipe, model=model, batch_size=batch_size, epochs=epochs, start=named)
-    with made_for(chosen): check_options(chosen)
+    chosen = asked_recipe(recipe, start, model=model, batch_size=batch_size, epochs=epochs)
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0],
