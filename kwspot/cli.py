@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 'SpeakerPattern', 'Decisions', 'Cluster',
-           'describe_accuracy', 'synth', 'fetch', 'audit', 'pack', 'train', 'evaluate', 'export', 'spot',
+           'describe_accuracy', 'synth', 'fetch', 'audit', 'pack', 'train', 'models', 'evaluate', 'export', 'spot',
            'load_spotter', 'stream', 'bench', 'cache', 'demo', 'run_demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #16a5c640
@@ -37,13 +37,13 @@ def _say_version(asked:bool)->None:
 
 @app.callback()
 def _common(version:Annotated[bool, typer.Option('--version', callback=_say_version, is_eager=True, # ask
-                              help='Say which version this is and exit.')]=False)->None:
-    "Keyword spotting: look, audit, prepare, train, evaluate on unseen speakers, ship."
+                              help='Show the version and exit.')]=False)->None:
+    "Keyword spotting (wake words, commands): audit a corpus, train, evaluate on unseen speakers, export, listen."
 
 # %% ../nbs/80_cli.ipynb #8842121c
 CorpusFolder = Annotated[str, typer.Argument(metavar='CORPUS', # no Path: that would make s3:/ of s3://
-                         help='A folder of word folders, an archive (.tar, .tar.gz, .zip), a folder of archives, '
-                         'or a URL such as s3://bucket/corpus.')]
+                         help='The corpus: a folder with a folder of recordings for each word, an archive of it (.tar, '
+                         '.tar.gz, .zip), a folder of archives, or a URL such as s3://bucket/corpus.')]
 def _is_run(run:Path, # a folder
             )->Path:
     "The folder; one line where it is no run, before TensorFlow is loaded, which takes seconds."
@@ -54,17 +54,17 @@ def _is_run(run:Path, # a folder
 
 RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='A run folder that `kwspot train` wrote.')]
 RunOrExport = Annotated[Path, typer.Argument(metavar='RUN',
-                        help='A run folder, or a file that `kwspot export` wrote.')]
+                        help='The model: a run folder, or a file that `kwspot export` wrote.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object on stdout and nothing else there.')]
 Seed = Annotated[int, typer.Option('--seed', min=0, metavar='N',
-                 help='The same seed gives the same result on the same machine.')]
+                 help='Seed of all random numbers: the same seed gives the same result on the same machine.')]
 SpeakerPattern = Annotated[str | None, typer.Option('--speaker-pattern', metavar='REGEX',
-                           help='Where the file name holds the speaker: group 1 of this regular expression. '
-                           'Without it: the text before _nohash_ or _NO_.')]
+                           help='Regular expression whose first group is the speaker in the name of a file. Default: '
+                           'the text before _nohash_ or _NO_, as in Speech Commands and its Arabic sister.')]
 Decisions = Annotated[list[Path] | None, typer.Option('--decisions', metavar='FILE', show_default=False,
-                      help='A CSV file of decisions about clips (keep, drop, relabel, trim) to honour; '
-                      'may be repeated: of two decisions about a clip, that of the later file holds. '
-                      'The corpus stays as it is.')]
+                      help='A CSV file of decisions about clips (keep, drop, relabel, trim) to apply while reading; '
+                      'the corpus itself is not changed. May be repeated: of two decisions about a clip, that of '
+                      'the later file holds.')]
 
 # %% ../nbs/80_cli.ipynb #14519aa9
 def _use_cluster(context:typer.Context, # of the command
@@ -78,8 +78,8 @@ def _use_cluster(context:typer.Context, # of the command
     return address
 
 Cluster = Annotated[str | None, typer.Option('--cluster', metavar='ADDRESS', callback=_use_cluster,
-                    help='Share the work among the workers of a Dask scheduler, as tcp://HOST:8786, that see '
-                    'the same folders (default: KWSPOT_CLUSTER, else this machine).')]
+                    help='Address of a Dask scheduler, such as tcp://HOST:8786: its workers share the work, and must '
+                    'see the same folders (default: KWSPOT_CLUSTER, else this machine).')]
 
 # %% ../nbs/80_cli.ipynb #6072fa7a
 def _on_disk(place:Path|None, # where something is to be written
@@ -168,19 +168,19 @@ def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
 def synth(folder:Annotated[Path, typer.Argument(metavar='DIR', # where the corpus goes
                            help='A folder that does not exist yet.')],
           clips:Annotated[int|None, typer.Option('--clips', min=1, metavar='N', # number of clips
-                          help='How many word clips (default: 6,000).')]=None,
+                          help='Number of word clips (default: 6,000).')]=None,
           words:Annotated[str|None, typer.Option('--words', metavar='W,…', # comma-separated words
                           help='Words, separated by commas (default: the 30 of Speech Commands v0.01); '
-                          'yes=نعم gives a word another name for its folder.')]=None,
+                          'FOLDER=WORD, as in yes=نعم, puts a word into a folder of another name.')]=None,
           language:Annotated[str, typer.Option('--language', metavar='VOICE', # of the words and of those who speak
-                             help='en: English in many accents; else an espeak-ng voice: ar, de, es, …')]='en',
+                             help='en: English in many accents; or an espeak-ng voice: ar, de, es, …')]='en',
           counts:Annotated[str|None, typer.Option('--counts', metavar='v0.01', # a published corpus's shape
-                           help="Write exactly Speech Commands v0.01's numbers of clips "
-                           'per word (64,727 files).')]=None,
+                           help='Write as many clips of each word as Speech Commands v0.01 has '
+                           '(64,727 files).')]=None,
           seed:Seed=0, # of the speakers, the clips and the noise
           as_json:AsJson=False, # machine-readable output
           )->None:
-    "Write a synthetic corpus: words spoken by many synthetic speakers, in Speech Commands layout."
+    "Write a synthetic corpus: words spoken by many synthetic speakers, in the layout of Speech Commands."
     from kwspot.synth import WORDS, make_corpus
     if clips and counts: raise typer.BadParameter('--counts says how many clips there are; leave --clips out')
     if language != 'en' and not words:
@@ -222,13 +222,13 @@ def _say_corpus(facts:dict, # what `_corpus_facts` returns
 # %% ../nbs/80_cli.ipynb #754aaef7
 @app.command(epilog='Example: kwspot fetch v0.02 speech_commands')
 def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02|v0.02-test', # which
-                            help='A version of Speech Commands, or any name with --url.')],
+                            help='The version of Speech Commands; with --url, any name.')],
           folder:Annotated[Path, typer.Argument(metavar='DIR', # destination
-                           help='Where the archive and the corpus go.')],
+                           help='Folder for the archive and the unpacked corpus.')],
           url:Annotated[str|None, typer.Option('--url', metavar='URL', # other source
-                        help='An archive of the same layout.')]=None,
+                        help='Download this archive, of the same layout, instead.')]=None,
           sha256:Annotated[str|None, typer.Option('--sha256', metavar='HEX', # its checksum
-                           help="That archive's checksum.")]=None,
+                           help='SHA-256 checksum of that archive.')]=None,
           as_json:AsJson=False, # machine-readable output
           )->None:
     "Download, verify and unpack Speech Commands, or an archive of the same layout; run again to resume."
@@ -240,28 +240,29 @@ def fetch(version:Annotated[str, typer.Argument(metavar='v0.01|v0.02|v0.02-test'
 @app.command(epilog='Example: kwspot audit corpus --out audit.html')
 def audit(folder:CorpusFolder, # the corpus
           out:Annotated[str|None, typer.Option('--out', metavar='FILE', # table, page or folder
-                        help='Write one row a clip (.parquet, .csv; with / at the end, a folder of Parquet in '
-                        'parts), or a page with charts and players (.html); with --apply the folder of the '
-                        'cleaned copy.')]=None,
+                        help='Write a table with a row for each clip (.csv, .parquet; with / at the end, a folder '
+                        'of Parquet files), or a page with charts and players (.html). With --apply: the folder of '
+                        'the cleaned copy.')]=None,
           apply:Annotated[list[Path]|None, typer.Option('--apply', metavar='DECISIONS', # decisions
-                          help='A CSV file of decisions: write a cleaned copy to --out instead of auditing; may be '
-                          'repeated, as --decisions.', show_default=False)]=None,
+                          help='A CSV file of decisions: write a cleaned copy of the corpus to --out instead of '
+                          'auditing. May be repeated, as --decisions.', show_default=False)]=None,
           decisions:Decisions=None, # to honour
           labels:Annotated[bool, typer.Option('--labels', # wrong labels
-                           help='Judge the labels too: models are trained on two thirds of the speakers and asked '
-                           'about the others. Minutes for thousands of clips.')]=False,
+                           help='Also look for wrong labels, by cross-validation: models are trained on two thirds '
+                           'of the speakers and asked about the others. Takes minutes for thousands of clips.')]=False,
           label_model:Annotated[str|None, typer.Option('--label-model', metavar='NAME', # judge; None: kwspot-s
-                                help='Who judges them: an architecture (default: kwspot-s), or, roughly, ridge.')]=None,
+                                help='Model that checks the labels: an architecture (default: kwspot-s), or ridge '
+                                '(quick, rougher).')]=None,
           seconds:Annotated[float|None, typer.Option('--seconds', metavar='S', min=.05, # right length
-                            help='The length that is right, in seconds (default: 1).', show_default=False)]=None,
+                            help='Length that a clip should have, in seconds (default: 1).', show_default=False)]=None,
           limit:Annotated[list[str]|None, typer.Option('--limit', metavar='NAME=VALUE', # to be judged by
-                          help='Move a limit, as in --limit snr_db=10; may be repeated; a wrong name lists all.',
+                          help='Change a limit, as in --limit snr_db=10. May be repeated; a wrong name lists all.',
                           show_default=False)]=None,
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           cluster:Cluster=None, # who does the work
           as_json:AsJson=False, # machine-readable output
           )->None:
-    "Say what is wrong with which clip; with --labels also whose label is; with --apply, write a copy without it."
+    "Find faulty clips; --labels also finds wrong labels; --apply writes a cleaned copy."
     from kwspot import corpus
     if apply:
         _check_alone(labels=labels, label_model=label_model, seconds=seconds, limit=limit, decisions=decisions)
@@ -422,16 +423,16 @@ def _say_audit(result:dict, # what `audit --json` prints
 @app.command(epilog='Example: kwspot pack corpus --out shards --shards')
 def pack(folder:CorpusFolder, # the corpus
          out:Annotated[str, typer.Option('--out', metavar='PACK', # folder or URL
-                       help='The folder of the pack; with --shards also a URL such as s3://bucket/pack.')],
+                       help='Folder to write; with --shards also a URL such as s3://bucket/pack.')],
          shards:Annotated[bool, typer.Option('--shards', # bounded files
-                          help='Into files of at most some 260 MB and a manifest; a run that was killed goes on '
-                          'where it was.')]=False,
+                          help='Write files of at most about 260 MB and a manifest; after an interruption the '
+                          'same command goes on.')]=False,
          speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
          decisions:Decisions=None, # to honour
          cluster:Cluster=None, # who does the work
          as_json:AsJson=False, # machine-readable output
          )->None:
-    "Read every clip once, into one file or shards from which `train` and `evaluate` read; what is there is kept."
+    "Read every clip once and write one file, or shards, from which `train` and `evaluate` read quickly."
     from kwspot import corpus, preprocessing, shards as pieces
     from kwspot.storage import is_url
     if is_url(out) and not shards: raise typer.BadParameter('is a URL, which holds shards only', param_hint='--out')
@@ -454,37 +455,40 @@ def _say_pack(facts:dict, # what `pack --json` prints
 @app.command(epilog='Example: kwspot train corpus --out run --task yes,no')
 def train(folder:CorpusFolder, # the corpus
           out:Annotated[Path, typer.Option('--out', metavar='RUN', callback=_on_disk, # run folder
-                        help='The run folder; an unfinished run there is resumed.')],
+                        help='Folder for the trained model and its checkpoint; an unfinished run there is resumed.')],
           task:Annotated[str, typer.Option('--task', metavar='T', # what to tell apart
-                         help='words, kaggle12, or words separated by commas (plus unknown and silence).')]='words',
+                         help='Classes: words (each word of the corpus), kaggle12 (ten words, unknown and silence), or '
+                         'your keywords, separated by commas (plus unknown and silence).')]='words',
           model:Annotated[str|None, typer.Option('--model', metavar='NAME', # architecture
-                          help="An architecture (default: the recipe's).")]=None,
+                          help="Architecture (default: the recipe's); `kwspot models` lists them.")]=None,
           recipe:Annotated[str, typer.Option('--recipe', metavar='NAME|RUN|FILE', # how to train
-                           help='All choices of the training: reference, quick, best or stream; or a run folder (or '
-                           'its run.json), to train as that run did; or a JSON file of recipe fields.')]='quick',
+                           help='How to train: reference, quick, best or stream; a run folder (or its run.json), to '
+                           'train as that run was; or a JSON file of recipe fields.')]='quick',
           changes:Annotated[list[str]|None, typer.Option('--set', metavar='NAME=VALUE', show_default=False, # of it
                             help='Change one value of the recipe, as in --set ema=0 or --set '
-                            'augment.noise.probability=0.5; VALUE is JSON or text, and null removes; may be repeated; '
-                            'a wrong name lists all.')]=None,
+                            'augment.noise.probability=0.5. VALUE is JSON or text; null removes it. May be '
+                            'repeated; a wrong name lists all.')]=None,
           epochs:Annotated[int|None, typer.Option('--epochs', metavar='N', min=1, # length
-                           help="Instead of the recipe's; teachers, as best has them, keep theirs.")]=None,
+                           help="Overrides the recipe's number of epochs (its teachers keep theirs).")]=None,
           learning_rate:Annotated[float|None, typer.Option('--learning-rate', metavar='RATE', # at its highest
-                                  help="Instead of the recipe's, its teachers' too: lower where a training gets "
-                                  'lost.')]=None,
+                                  help="Overrides the recipe's (and its teachers'); lower it if training "
+                                  'diverges.')]=None,
           batch_size:Annotated[int|None, typer.Option('--batch-size', metavar='N', # clips a step
-                               help="Instead of the recipe's, its teachers' too.")]=None,
+                               help="Overrides the recipe's (and its teachers').")]=None,
           seed:Seed=0, # of weights, order and augmentation
           seeds:Annotated[int, typer.Option('--seeds', metavar='N', min=1, # runs
-                          help='Train N runs, RUN/seed-0 to RUN/seed-(N-1), and show mean and spread.')]=1,
+                          help='Train N runs that differ in the seed (RUN/seed-0, RUN/seed-1, …); show mean and '
+                          'standard deviation.')]=1,
           start:Annotated[str|None, typer.Option('--start', metavar='RUN|synthetic|none', # weights to begin with
-                          help='Begin with the weights of a run of the same architecture, whatever its words, or '
-                          "with those from synthetic speech, which quick and best do.")]=None,
+                          help='Fine-tune: begin with the weights of a run of the same architecture, whatever its '
+                          'words; with the pretrained weights that come with kwspot (synthetic; quick and best do '
+                          'so); or from scratch (none).')]=None,
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           decisions:Decisions=None, # to honour
           cluster:Cluster=None, # who packs the corpus, and trains the runs of --seeds
           as_json:AsJson=False, # machine-readable output
           )->None:
-    "Train a model on speakers of the training split; run again to resume."
+    "Train a model on the speakers of the training split; the same command resumes a run that was interrupted."
     from kwspot import training
     own = dict(model=model, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, start=start)
     how: dict = dict(_recipe_asked(recipe, changes or [], own), task=task, decisions=decisions or None,
@@ -557,6 +561,30 @@ def _say_run(facts:dict, # what `train --json` prints
                       if isinstance(value, float))
     print(f"{facts['run']}: {facts['model']} for {len(facts['labels'])} classes; {shown}")
 
+# %% ../nbs/80_cli.ipynb #e0967925
+@app.command(epilog='Example: kwspot models --json')
+def models(as_json:AsJson=False, # machine-readable output
+           )->None:
+    ("List the architectures for `train --model`: their size and features, which can stream with carried state, "
+     "and for which pretrained weights come with kwspot.")
+    from kwspot import modelling
+    rows = modelling.models().rename(columns={'frontend': 'features', 'causal': 'carried_state'}).reset_index()
+    _show(dict(models=rows.to_dict('records')), as_json, _say_models)
+
+
+def _say_models(facts:dict, # what `models --json` prints
+                )->None:
+    "The same for people."
+    def yes(it): return 'yes' if it else '–'
+    _table('For 12 classes and one second at 16 kHz',
+           ['name', 'parameters', 'mult-adds', 'features', 'carried state', 'pretrained'],
+           [(m['name'], f"{m['parameters']:,}", f"{m['multiply_adds'] / 1e6:.1f} M", m['features'],
+             yes(m['carried_state']), yes(m['pretrained'])) for m in facts['models']])
+    for paper in dict.fromkeys(m['paper'] for m in facts['models']):
+        print(f"{', '.join(m['name'] for m in facts['models'] if m['paper'] == paper)}: {paper}")
+    print('Carried state: trained with --set network.causal=true (or --recipe stream), it computes each frame of a '
+          'stream once; the others hear a stream by windows. Pretrained: the weights come with kwspot.')
+
 # %% ../nbs/80_cli.ipynb #5fd551da
 def _tell_files(run:Path, # run folder
                 facts:dict, # what was fitted to it just now
@@ -574,25 +602,25 @@ def _tell_files(run:Path, # run folder
 def evaluate(run:RunFolder, # what to judge
              folder:CorpusFolder, # on what
              split:Annotated[str, typer.Option('--split', metavar='test|valid|train|all', # speakers
-                             help='Which speakers.')]='test',
+                             help='The speakers to evaluate on.')]='test',
              report:Annotated[Path|None, typer.Option('--report', metavar='FILE.html', # the page
-                              help='Write one page with everything, and with players for the worst errors; '
-                              'it opens offline.')]=None,
+                              help='Write a page with all figures and tables, and players for the worst '
+                              'errors; it opens offline.')]=None,
              tables:Annotated[Path|None, typer.Option('--csv', metavar='DIR', # the tables
-                              help='Write every table as a CSV file.')]=None,
+                              help='Write every table as a CSV file into this folder.')]=None,
              against:Annotated[Path|None, typer.Option('--against', metavar='RUN', # other run
-                               help='Compare with another run.')]=None,
+                               help='Compare with another run on the same clips.')]=None,
              calibrate:Annotated[bool, typer.Option('--calibrate', # change the run
-                                 help='First fit a temperature on the validation speakers and keep it '
-                                 'in run.json.')]=False,
+                                 help='First calibrate the probabilities: fit a temperature on the '
+                                 'validation speakers and store it in run.json.')]=False,
              speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
              decisions:Decisions=None, # to honour
              seed:Seed=0, # of the bootstrap
              cluster:Cluster=None, # who does the work
              as_json:AsJson=False, # machine-readable output
              )->None:
-    ("Score a run on the clips of a split, with intervals over speakers. "
-     "With --report or --csv also on long recordings, in noise, and timed.")
+    ("Measure accuracy on the speakers of a split, with confidence intervals. With --report or --csv also in noise and "
+     "on long recordings (misses, false accepts per hour), and the speed.")
     if split not in ('train', 'test', 'valid', 'all'):
         raise typer.BadParameter('is one of test, valid, train, all', param_hint='--split')
     if report is not None and report.suffix.lower() not in ('.html', '.htm'):
@@ -681,17 +709,17 @@ def _say_scores(scores:dict, # what `evaluate --json` prints
 @app.command(epilog='Example: kwspot export run --format litert,litert-stream')
 def export(run:RunFolder, # what to ship
            formats:Annotated[str, typer.Option('--format', metavar='F,…', # formats
-                             help='keras, savedmodel, litert, litert-int8, litert-dynamic (weights '
-                             'in 8 bits), onnx, c (an array for microcontrollers); in steps, for '
-                             'streams: litert-stream, litert-stream-int8, litert-stream-dynamic, '
+                             help='keras, savedmodel, litert, litert-int8 (quantized to 8 bits), '
+                             'litert-dynamic (only the weights), onnx, c (an array for microcontrollers); with '
+                             'carried state, for streams: litert-stream, litert-stream-int8, litert-stream-dynamic, '
                              'onnx-stream, savedmodel-stream, c-stream; separated by commas.')]='keras,litert',
            corpus:Annotated[str|None, typer.Option('--corpus', metavar='CORPUS', # to prove on
-                            help='Prove on this corpus (default: what the run was trained from, '
-                            'as it was packed then).')]=None,
+                            help='Verify on clips of this corpus (default: the packed corpus that the run was '
+                            'trained on).')]=None,
            speaker_pattern:SpeakerPattern=None, # where the name holds the speaker, with --corpus
            as_json:AsJson=False, # machine-readable output
            )->None:
-    "Write the run's model for other runtimes, each proved against the Keras model before it is reported."
+    "Export the model for other runtimes; each file is verified against the Keras model on clips of the corpus."
     from kwspot import export as exporting
     wanted = exporting.known_formats(_words(formats, '--format')) # before TensorFlow is loaded
     _is_run(run)
@@ -718,11 +746,11 @@ def _say_exports(figures:dict, # format -> figures
 @app.command(epilog='Example: kwspot spot run/export/model.tflite clip.wav')
 def spot(run:RunOrExport, # the model
          files:Annotated[list[Path], typer.Argument(metavar='FILE…', readable=False, # what to listen to
-                         help='Short recordings, any rate.')],
+                         help='Short recordings, at any sample rate.')],
          as_json:AsJson=False, # machine-readable output
          )->None:
-    ("Name the word in each short recording, with its probability; "
-     "`note` says where the recording makes the answer doubtful.")
+    ("Recognise the word in each short recording, with its probability. "
+     "A note says where the recording makes the answer doubtful.")
     spotter, heard, failed = load_spotter(run), [], 0
     for file in files:
         try: heard.append(dict(file=str(file), **spotter(file)))
@@ -773,29 +801,28 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
 @app.command(epilog='Example: kwspot stream run recording.wav --words yes')
 def stream(run:RunOrExport, # the model
            file:Annotated[str|None, typer.Argument(metavar='FILE', # what to listen to
-                          help='A recording of any length and rate; - reads raw 16-bit mono from stdin, '
-                          'at 16 kHz (the rate of the model).')]=None,
+                          help='A recording of any length and sample rate; - reads raw 16-bit mono samples '
+                          'from standard input, at 16 kHz (the rate of the model).')]=None,
            microphone:Annotated[bool, typer.Option('--microphone', # source
                                 help='Listen to the microphone instead (needs kwspot\\[microphone]).')]=False,
            chunk_ms:Annotated[int|None, typer.Option('--chunk-ms', metavar='N', min=1, max=60000, # chunk; None: 500
-                              help='Read so much at a time; the events do not depend on it (default: 500).')]=None,
+                              help='Milliseconds to read at a time; changes no result (default: 500).')]=None,
            threshold:Annotated[float|None, typer.Option('--threshold', min=0.01, max=1, metavar='P', # of events
-                               help='Smoothed probability at which a word is reported (default: what --fit kept, '
-                               'else 0.65).')]=None,
+                               help='Smoothed probability from which on a word is reported (default: the one '
+                               'that --fit chose, else 0.65).')]=None,
            words:Annotated[str|None, typer.Option('--words', metavar='W,…', # keywords
-                           help="Report only these of the model's words; what else it knows "
-                           'counts as other words.')]=None,
+                           help="Report only these of the model's words; the others then count as unknown.")]=None,
            fit:Annotated[str|None, typer.Option('--fit', metavar='CORPUS', # where a threshold comes from
-                         help='Instead of listening, choose the threshold on recordings made of the validation '
-                         'speakers of CORPUS; it is kept with RUN.')]=None,
+                         help='Instead of listening, choose the threshold on long recordings, put together from '
+                         'clips of the validation speakers of CORPUS, and store it with RUN.')]=None,
            per_hour:Annotated[float|None, typer.Option('--per-hour', min=0, metavar='N', # wanted; None: 1
-                              help='With --fit: at most so many false accepts per hour (default: 1).')]=None,
+                              help='With --fit: allow so many false accepts per hour (default: 1).')]=None,
            hours:Annotated[float|None, typer.Option('--hours', min=0.01, max=100, metavar='N', # to choose on; None: 2
-                           help='With --fit: hours of recordings (default: 2).')]=None,
+                           help='With --fit: hours of such recordings (default: 2).')]=None,
            speaker_pattern:SpeakerPattern=None, # where the name holds the speaker, with --fit
            as_json:AsJson=False, # machine-readable output
            )->None:
-    "Say which words are heard when in a long recording, on stdin or by the microphone."
+    "Report words and their times in a recording, from standard input or from the microphone."
     from kwspot import streaming
     sources = sum([file is not None, microphone, fit is not None])
     if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
@@ -880,12 +907,12 @@ def _listen(streamer, # streaming.Streamer
 def bench(folder:Annotated[Path|None, typer.Argument(metavar='CORPUS', callback=_on_disk, # corpus
                            help='A corpus of WAV files (default: synthetic clips).')]=None,
           clips:Annotated[int, typer.Option('--clips', min=20, metavar='N', # number
-                          help='How many clips to synthesise where there is no CORPUS.')]=6000,
+                          help='Number of synthetic clips, where no CORPUS is given.')]=6000,
           memory:Annotated[bool, typer.Option('--memory', # what
                            help='Measure the peak memory of packing and training on CORPUS instead.')]=False,
           as_json:AsJson=False, # machine-readable output
           )->None:
-    "The project's speeds beside its peers', in one run, as ratios."
+    "Compare kwspot's speed with other libraries."
     from kwspot import bench as benchmark
     if memory:
         if folder is None: raise typer.BadParameter('--memory needs a corpus', param_hint='CORPUS')
@@ -907,13 +934,13 @@ def _say_bench(result:dict, # what `bench --json` prints
 # %% ../nbs/80_cli.ipynb #17957233
 @app.command(epilog='Example: kwspot cache --days 30 --clear')
 def cache(clear:Annotated[bool, typer.Option('--clear', # remove
-                          help='Remove it: all of it is made again when it is needed. A run whose pack is gone '
-                          'takes its corpus (export --corpus).')]=False,
+                          help='Remove what is listed; it is made again when it is needed. (To export a run whose '
+                          'packed corpus was removed, name the corpus: export --corpus.)')]=False,
           days:Annotated[float, typer.Option('--days', metavar='N', min=0, # age
-                         help='Only what was not used for so many days.')]=0.0,
+                         help='Only what was not used for N days.')]=0.0,
           as_json:AsJson=False, # machine-readable output
           )->None:
-    "List the packed corpora and whatever else is kept in the user's cache folder, and remove it with --clear."
+    "List the packed corpora and other files in the user's cache folder; --clear removes them."
     from kwspot.storage import forget, kept
     old = [one for one in kept() if one.used <= time.time() - 86400 * days]
     things = [dict(kind=one.kind, path=str(one.path), bytes=one.n_bytes, of=one.of,
@@ -933,16 +960,16 @@ def _say_cache(facts:dict, # what `cache --json` prints
 # %% ../nbs/80_cli.ipynb #25ed4bb7
 @app.command(epilog='Example: kwspot demo --out demo')
 def demo(out:Annotated[Path, typer.Option('--out', metavar='DIR', # folder
-                       help='Where everything lies afterwards.')]=Path('kwspot-demo'),
+                       help='Folder for everything that is written.')]=Path('kwspot-demo'),
          clips:Annotated[int, typer.Option('--clips', min=200, metavar='N', # word clips
-                         help='Size of the synthetic corpus.')]=8_000,
+                         help='Number of synthetic clips.')]=8_000,
          epochs:Annotated[int, typer.Option('--epochs', min=1, metavar='N', # of the recipe 'quick'
-                          help='Length of the training.')]=18,
+                          help='Number of epochs.')]=18,
          seed:Seed=0, # of everything
          as_json:AsJson=False, # machine-readable output
          )->None:
-    ("The main job on the embedded corpus: "
-     "synthesise, audit, pack, train, evaluate on unseen speakers, export, spot a word.")
+    ("Everything once, on a synthetic corpus: "
+     "audit, pack, train, evaluate on unseen speakers, export, recognise a word.")
     started = time.perf_counter()
     report = run_demo(out, n_clips=clips, epochs=epochs, seed=seed, say=_stage_on_terminal)
     report['seconds'] = round(time.perf_counter() - started, 1)
