@@ -52,8 +52,8 @@ from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
                             input_pipeline, make_lesson, packed_corpus, read_ahead, read_batch, speaker_folds,
                             training_noise)
-from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate, read_recipe  # noqa: F401
-from .recipes import with_settings  # noqa: F401
+from .recipes import MODERN, RECIPES, Recipe, TrainingError, choose_recipe, learning_rate  # noqa: F401
+from .recipes import read_recipe, with_settings  # noqa: F401
 from .modelfile import RUN_FORMAT, HasFacts, read_run
 from .recipes import check_options, teacher_recipe
 from .storage import file_lock, is_url
