@@ -32,8 +32,8 @@ disable_warnings = no-data-collected, module-not-measured, module-not-imported
 exclude_also =
     raise NotImplementedError
     if __name__ == .__main__.
-    ^@(_jit|_fast|numba\\.njit)
-    ^\\s+@numba\\.njit
+    ^@(_jit|_fast|_in_order|compiled)
+    ^\\s+@compiled
 """
 
 

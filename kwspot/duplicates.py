@@ -11,10 +11,10 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-import numba
 import numpy as np
 import pandas as pd
 import scipy.fft
+from .cluster import compiled
 from .corpus import CorpusError, read_clip
 from .measures import slow_down
 
@@ -24,7 +24,7 @@ N_FINGERPRINT = _ROWS * (_OVERVIEW + _CLOSE_UP) # numbers
 PARTS = slice(0, _ROWS * _OVERVIEW), slice(_ROWS * _OVERVIEW, N_FINGERPRINT) # of a fingerprint: overview and close-up
 _RANGE = 30 # dB below the loudest value
 _ANY_ORDER = {'contract', 'reassoc', 'nsz'} # sums may be reordered
-_fast = numba.njit(nogil=True, fastmath=_ANY_ORDER, cache='__file__' in globals())
+_fast = compiled(fastmath=_ANY_ORDER)
 
 @_fast
 def loudest_place(

@@ -12,18 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-import numba
 import numpy as np
 import pandas as pd
 import scipy.fft
 from . import features
-from .cluster import n_cores
+from .cluster import compiled, n_cores
 from .corpus import NOISE, CorpusError, _writing, atomic_write, check_index, index as corpus_index, track
 from .preprocessing import Packed, read_rows
 
 # %% ../nbs/33_extract.ipynb #5b2ae9b0
-# compiled once, not once a process
-_jit = numba.njit(nogil=True, fastmath={'contract', 'reassoc', 'nsz'}, cache='__file__' in globals())
+_jit = compiled(fastmath={'contract', 'reassoc', 'nsz'})
 
 @_jit
 def cut_windows(

@@ -15,12 +15,12 @@ __all__ = ['near_extremes', 'next_inside', 'flat_tops', 'how_many', 'piled_up', 
 from functools import lru_cache
 from math import log10
 from typing import NamedTuple
-import numba
 import numpy as np
 import scipy.fft
+from .cluster import compiled
 
 # %% ../nbs/12_measures.ipynb #2c4ece93
-_jit = numba.njit(nogil=True, cache='__file__' in globals()) # compiled once, not once a process
+_jit = compiled()
 
 _JUST_BELOW = .03 # of the amplitude: what is there tells a flat top from a coarse step
 
@@ -262,8 +262,8 @@ def top_edges(
 
 # %% ../nbs/12_measures.ipynb #65235873
 _ANY_ORDER = {'contract', 'reassoc', 'nsz'} # sums may be reordered
-_fast = numba.njit(nogil=True, fastmath=_ANY_ORDER, cache='__file__' in globals())
-_in_order = numba.njit(nogil=True, fastmath={'contract'}, cache='__file__' in globals()) # each waits for the last
+_fast = compiled(fastmath=_ANY_ORDER)
+_in_order = compiled(fastmath={'contract'}) # each waits for the last
 
 @_fast
 def window_frames(

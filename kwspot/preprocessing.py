@@ -16,12 +16,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-import numba
 import numpy as np
 import pandas as pd
 from numba import types
 from scipy import signal
-from .cluster import each_part, n_cores
+from .cluster import compiled, each_part, n_cores
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_folder, atomic_write, cannot_write
 from .corpus import check_outside
 from .corpus import _clip_states, _fingerprint, _is_about, _not_shared, _sweep, check_index, is_elsewhere
@@ -205,7 +204,7 @@ if os.name == 'posix':
     _read = types.ExternalFunction('read', types.intp(types.int32, types.voidptr, types.uintp))
     _close = types.ExternalFunction('close', types.int32(types.int32))
 
-    @numba.njit(nogil=True, cache='__file__' in globals())
+    @compiled()
     def _read_files(names, starts, heads, rows, n_read):
         """The first 44 bytes of files into `heads`, what follows into `rows`, as far as they reach;
         the bytes that were read, -1 for none."""
@@ -226,7 +225,7 @@ def _names_in_one(paths):
 if os.name == 'posix':
     _lseek = types.ExternalFunction('lseek', types.int64(types.int32, types.int64, types.int32))
 
-    @numba.njit(nogil=True, cache='__file__' in globals())
+    @compiled()
     def _read_heads(names, starts, heads, sizes):
         "The first 44 bytes of files, and how many they have; -1 for what has fewer or cannot be read."
         for i in range(starts.size):
@@ -259,7 +258,7 @@ if sys.platform == 'linux' and sys.byteorder == 'little' and hasattr(ctypes.CDLL
                                                          types.voidptr))
     _HERE, _SIZE_AND_TIME = -100, 0x240 # AT_FDCWD; STATX_SIZE and STATX_MTIME
 
-    @numba.njit(nogil=True, cache='__file__' in globals())
+    @compiled()
     def _read_states(names, starts, states):
         "Bytes and time of change in ns of files, -1 and -1 where there is none."
         found = np.empty(32, np.int64) # struct statx: 5 is the size; 14 and half of 15 the time of change, s and ns
@@ -280,7 +279,7 @@ if sys.platform == 'linux' and sys.byteorder == 'little' and hasattr(ctypes.CDLL
 if os.name == 'posix':
     _pread = types.ExternalFunction('pread', types.intp(types.int32, types.voidptr, types.uintp, types.int64))
 
-    @numba.njit(nogil=True, cache='__file__' in globals())
+    @compiled()
     def _read_members(handle, members, offsets, n_bytes, heads, rows, n_read):
         "`_read_files` for members of one open archive: their numbers among the rows, places and lengths."
         for k in range(members.size):
