@@ -253,12 +253,15 @@ def card_streams(
             for words, row in kept.items()]
     late = unaware(info, 'thresholds', {words: row['threshold'] for words, row in kept.items()})
     splits = ', '.join(sorted({f"`{row['split']}`" for row in kept.values()}))
+    heard = '; '.join(f"{words or 'all'}: {on['n_false_accepts']} in {on['hours']:.2f} hours"
+                      for words, row in kept.items() if (on := row.get('background')))
     return ('A word is reported when its smoothed probability reaches a threshold, chosen on recordings of the clips '
             f'of the split {splits} over noise. The figures are those of the same recordings, so they are a little too '
             f'good. `kwspot stream` takes the threshold from the run or the file.{written_before(late)}\n\n'
             + markdown_table(('words reported', 'threshold', 'missed', 'of words', 'false accepts', 'in hours',
-                              'wanted per hour'), rows))
-
+                              'wanted per hour'), rows)
+            + (f'\n\nFalse accepts on a background, sound in which none of the words is said: {heard}.'
+               if heard else ''))
 
 # %% ../nbs/72_card.ipynb #38994eca
 SNIPPETS = {

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NOISE', 'FORMATS', 'AUDIO', 'CorpusError', 'ClipError', 'ArchiveError', 'CorpusWarning', 'check_counts',
            'is_elsewhere', 'Header', 'is_read', 'parse_header', 'read_header', 'to_int16', 'read_clip_rate',
-           'read_clip', 'pcm_wav', 'which_set', 'index', 'check_index', 'fingerprint', 'cannot_write', 'check_outside',
-           'check_place', 'atomic_write', 'atomic_folder', 'meter', 'track', 'real_data']
+           'read_clip', 'pcm_wav', 'which_set', 'sound_files', 'index', 'check_index', 'fingerprint', 'cannot_write',
+           'check_outside', 'check_place', 'atomic_write', 'atomic_folder', 'meter', 'track', 'real_data']
 
 # %% ../nbs/00_corpus.ipynb #da8ffd10
 import csv, errno, hashlib, io, os, platform, re, shutil, struct, sys, unicodedata, uuid, warnings
@@ -545,6 +545,30 @@ def _find_elsewhere(folder):
         damaged = next((text for kind, text in elsewhere.notes if kind == 'archive'), None)
         raise CorpusError(f'{damaged}; get it again') if damaged else _no_words(elsewhere.root, elsewhere.listed)
     return _only(found, folder)._replace(elsewhere=elsewhere)
+
+# %% ../nbs/00_corpus.ipynb #3ba10d8c
+def sound_files(
+    place:str|os.PathLike, # a recording, or a folder of recordings and of further such folders
+)->list[Path]: # by name, folder by folder
+    """The recordings at a place, by their names alone. `CorpusError` where there is none; warns of folders that may
+    not be read."""
+    place = os.path.expanduser(os.fspath(place))
+    if os.path.isfile(place): return [Path(place)]
+    if found := list(_sounds_below(place, ())): return found
+    raise CorpusError(f'{place}: holds no {_NAMED} files; give a recording, or a folder of recordings')
+
+def _sounds_below(folder, above):
+    "The recordings in a folder, and in those below that are none of the folders above."
+    here = os.path.realpath(folder)
+    if here in above: return
+    try: entries = _entries(folder)
+    except OSError as error:
+        if not above: raise CorpusError(f'{folder}: {_reason(error)}; give a folder of recordings') from None
+        warnings.warn(f'{folder}: {_reason(error)}; what lies in it is left out', CorpusWarning, stacklevel=2)
+        return
+    for entry in entries:
+        if _is('dir', entry): yield from _sounds_below(entry.path, (*above, here))
+        elif _is_audio(entry): yield Path(entry.path)
 
 # %% ../nbs/00_corpus.ipynb #7ed3aa8e
 _LISTS = (('train', ()), ('valid', ('validation_list.txt',)), ('test', ('testing_list.txt',)))

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['keyword_trials', 'detection_curve', 'area_under_curve', 'equal_error_rate', 'thin_curve', 'plot_detection',
            'operating_threshold', 'rates_at', 'operating_table', 'plot_det_interactive', 'plot_roc_interactive',
-           'count_accepts', 'poisson_interval', 'accepts_per_hour', 'window_scores', 'noise_scores', 'plot_accepts',
-           'threshold_per_hour', 'reliability', 'calibration_error', 'temper', 'log_loss', 'fit_temperature', 'halves',
-           'calibration', 'plot_reliability', 'plot_reliability_interactive', 'store_calibration', 'Tempered',
-           'run_temperature', 'tempered', 'calibrate_run']
+           'count_accepts', 'poisson_interval', 'accepts_table', 'accepts_per_hour', 'window_scores', 'noise_scores',
+           'plot_accepts', 'threshold_per_hour', 'reliability', 'calibration_error', 'temper', 'log_loss',
+           'fit_temperature', 'halves', 'calibration', 'plot_reliability', 'plot_reliability_interactive',
+           'store_calibration', 'Tempered', 'run_temperature', 'tempered', 'calibrate_run']
 
 # %% ../nbs/62_operating.ipynb #b05e2c5b
 import json
@@ -265,22 +265,30 @@ def poisson_interval(
     return (float(chi2.ppf(tail, 2 * n) / 2) if n else 0.), float(chi2.isf(tail, 2 * n + 2) / 2)
 
 # %% ../nbs/62_operating.ipynb #a734d263
+def accepts_table(
+    thresholds:Sequence[float], # that were tried
+    counts:Sequence[int], # false accepts at each
+    hours:float, # in how long
+)->pd.DataFrame: # threshold, n_false_accepts, hours, per_hour, low, high (95 % interval)
+    "False accepts per hour with their interval."
+    ends = np.array([poisson_interval(n) for n in counts]).reshape(-1, 2) / hours
+    return pd.DataFrame({'threshold': list(thresholds), 'n_false_accepts': list(counts), 'hours': hours,
+                         'per_hour': np.array(counts) / hours, 'low': ends[:, 0], 'high': ends[:, 1]})
+
+
 def accepts_per_hour(
     recordings:Sequence[np.ndarray], # each (n_windows,) scores in the order of time
     thresholds:Sequence[float], # to try
     *,
     hop_s:float, # from one window to the next, s
     refractory_s:float=1., # deaf for so long after firing, s
-)->pd.DataFrame: # threshold, n_false_accepts, hours, per_hour, low, high (95 % interval)
+)->pd.DataFrame: # of `accepts_table`
     "How often a spotter fires in an hour of sound that holds no keyword. `ValueError` when there is no sound."
     hours = sum(map(len, recordings)) * hop_s / 3600
     if not hours: raise ValueError('no sound to count false accepts in')
     counts = [sum(count_accepts(scores, threshold, hop_s=hop_s, refractory_s=refractory_s) for scores in recordings)
               for threshold in thresholds]
-    ends = np.array([poisson_interval(n) for n in counts]).reshape(-1, 2) / hours
-    return pd.DataFrame({'threshold': list(thresholds), 'n_false_accepts': counts, 'hours': hours,
-                         'per_hour': np.array(counts) / hours,
-                         'low': ends[:, 0], 'high': ends[:, 1]})
+    return accepts_table(thresholds, counts, hours)
 
 # %% ../nbs/62_operating.ipynb #b87c0b54
 def window_scores(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'SECTIONS', 'STYLE', 'Findings', 'basic_tables', 'records', 'with_tables', 'measure', 'measure_more',
-           'write_tables', 'picture_tag', 'table_tag', 'interval_text', 'headline', 'standing_out', 'error_players',
-           'errors_section', 'classes_section', 'speakers_section', 'operating_section', 'recordings_section',
-           'calibration_section', 'robustness_section', 'cost_section', 'facts_section', 'page', 'write_report']
+           'measure_background', 'write_tables', 'picture_tag', 'table_tag', 'interval_text', 'headline',
+           'standing_out', 'error_players', 'errors_section', 'classes_section', 'speakers_section',
+           'operating_section', 'recordings_section', 'background_section', 'calibration_section', 'robustness_section',
+           'cost_section', 'facts_section', 'page', 'write_report']
 
 # %% ../nbs/64_report.ipynb #b6e0d5d7
 import base64
@@ -193,19 +194,22 @@ def _silence_errors(findings, corpus):
     return {int(rows[i]): windows[i] for i in wrong}
 
 # %% ../nbs/64_report.ipynb #8cd58d8a
+def _to_stream(run):
+    "What a stream of a run is heard with: its folder, where it has one."
+    return Path(run.folder) if (Path(run.folder)/'run.json').is_file() else run
+
 def _recordings(findings, corpus, hours):
     "What a stream hears in recordings made of the clips, if there is noise to make them with."
     from kwspot import streaming
     from kwspot.exported import export_of
     run = findings.run
-    is_run = (Path(run.folder)/'run.json').is_file()
-    if is_run and not export_of(Path(run.folder)): hours = min(hours, .1) # through TensorFlow, step by step
+    model = _to_stream(run)
+    if model is not run and not export_of(Path(run.folder)): hours = min(hours, .1) # through TensorFlow, step by step
     n = round(3600 * hours / 2.75) # a clip and the gap after it take 2.75 s in the mean
     clips = corpus[corpus['path'].isin(findings.clips['path'])]
     clips = clips.sample(min(n, len(clips)), random_state=findings.scores['seed'])
     noise = corpus[(corpus['word'] == NOISE) & (corpus['n_samples'] > 0)]
     if noise.empty: return {}
-    model = Path(run.folder) if is_run else run
     with (tempfile.TemporaryDirectory(prefix='kwspot-', ignore_cleanup_errors=True) as folder,
           warnings.catch_warnings()):
         warnings.simplefilter('ignore', CorpusWarning) # unreadable clips were told of before
@@ -215,6 +219,17 @@ def _recordings(findings, corpus, hours):
             return {'recordings': streaming.recording_scores(model, packed, split=findings.split, hours=hours,
                                                              seed=findings.scores['seed'])}
         except (CorpusError, streaming.StreamError): return {} # clips or noise that are nothing but zeros
+
+# %% ../nbs/64_report.ipynb #4878e65f
+def measure_background(
+    findings:Findings, # of `measure`; its tables and scores grow
+    files:str|Path, # a recording, or a folder of them, in which none of the words is said
+)->Findings: # the same
+    """Add false accepts per hour on a background, as `streaming.background_scores` finds them; what cannot be heard is
+    told as there."""
+    from kwspot.streaming import background_scores
+    findings.tables |= background_scores(_to_stream(findings.run), files)
+    return with_tables(findings)
 
 # %% ../nbs/64_report.ipynb #def85d07
 def write_tables(
@@ -466,6 +481,46 @@ def recordings_section(
             'not said. Intervals of 95 %: of misses over speakers, of false accepts for counts (Poisson). '
             '<code>kwspot stream --fit</code> chooses a threshold and keeps it.</p>' + table_tag(table, columns))
 
+# %% ../nbs/64_report.ipynb #4dd38ce1
+def _moment_players(events, rate):
+    "The moments of a background with the two seconds before each and the one after."
+    from kwspot.chunks import StreamError, excerpt
+    def sound(file, time_s):
+        try: return evaluation.audio_tag(excerpt(file, time_s - 2, time_s + 1, sample_rate=rate), rate)
+        except StreamError: return 'cannot be read any more'
+    when = [f'{at // 3600:.0f}:{at // 60 % 60:02.0f}:{at % 60:04.1f}' for at in events['time_s'].round(1)]
+    table = events.assign(player=[sound(*one) for one in zip(events['file'], events['time_s'])], when=when,
+                          file=['/'.join(Path(file).parts[-2:]) for file in events['file']])
+    return table_tag(table, {'player': ('', 'raw'), 'word': ('heard', 'text'), 'score': ('highest', 'three'),
+                             'when': ('at', 'text'), 'file': ('file', 'text')})
+
+
+def background_section(
+    findings:Findings, # of `measure_background`
+)->str: # HTML
+    "False accepts per hour on a background at each threshold, with the moments that came nearest to a word."
+    if 'background' not in findings.tables: return ''
+    table, curves, events = (findings.tables[f'background{name}'] for name in ('', '_curve', '_events'))
+    shown = table.assign(words=table['words'].str.replace(',', ', '),
+                         origin=table['kept'].map({True: 'kept', False: 'default'}),
+                         interval=[f'{row.low:.1f} to {row.high:.1f}' for row in table.itertuples()],
+                         fired=[', '.join(f'{word} {n}' for word, n in row.items()) for row in table['fired']])
+    columns = {'words': ('words reported', 'text'), 'threshold': ('threshold', 'three'), 'origin': ('', 'text'),
+               'n_false_accepts': ('false accepts', 'number'), 'per_hour': ('per hour', 'one'),
+               'interval': ('interval', 'text'), 'fired': ('of which words', 'text')}
+    parts = [f'<p>{table["hours"].iloc[0]:.2f} hours of recordings in which none of the words is said, heard as '
+             '<code>kwspot stream</code> hears them. Intervals of 95 %, for counts (Poisson). Below: the moments of '
+             'the highest smoothed probability; what lies under the threshold was not reported.</p>',
+             table_tag(shown, columns)]
+    for row in table.itertuples():
+        words = row.words.replace(',', ', ')
+        figure = operating.plot_accepts(curves[curves['words'] == row.words],
+                                        title=f'Background: {words} (dotted: threshold {row.threshold:.3f})')
+        figure.axes[0].axvline(row.threshold, color='0.4', linestyle=':', linewidth=1)
+        parts += [picture_tag(figure, f'False accepts per hour on the background against the threshold: {words}'),
+                  _moment_players(events[events['words'] == row.words], findings.run.info['sample_rate'])]
+    return ''.join(parts)
+
 # %% ../nbs/64_report.ipynb #c7f19273
 def calibration_section(
     findings:Findings, # of `measure`
@@ -534,6 +589,7 @@ def facts_section(
 SECTIONS = {'What stands out': standing_out, 'Errors': errors_section, 'Classes': classes_section,
             'Speakers': speakers_section,
             'Operating point': operating_section, 'Long recordings': recordings_section,
+            'Background': background_section,
             'Calibration': calibration_section,
             'Robustness': robustness_section,
             'Size and latency': cost_section, 'The run': facts_section}

@@ -5,25 +5,28 @@
 # %% auto #0
 __all__ = ['STREAM_FILE', 'THRESHOLDS', 'Windows', 'Steps', 'litert_steps', 'onnx_steps', 'savedmodel_steps', 'load_steps',
            'steps_in', 'steps_from', 'steps_of', 'open_listener', 'export_stream', 'Ear', 'answers_to', 'Hearing',
-           'Streamer', 'listen', 'follow', 'judged', 'operating_points', 'points_of', 'choose_threshold',
-           'split_recording', 'check_rate', 'pooled_points', 'fit_threshold', 'stored_threshold', 'recording_scores',
-           'record_button', 'stream_panel']
+           'Streamer', 'listen', 'follow', 'judged', 'operating_points', 'points_of', 'choose_threshold', 'Accept',
+           'Deciders', 'Background', 'background_points', 'split_recording', 'check_rate', 'pooled_points',
+           'fit_threshold', 'stored_threshold', 'recording_scores', 'background_scores', 'record_button',
+           'stream_panel']
 
 # %% ../nbs/70_streaming.ipynb #7a3a64bb
+import heapq
 import importlib.util
 import json
 import math
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .chunks import Cutter, Levels, StreamError, as_chunk  # noqa: F401
-from .chunks import microphone, read_chunks, read_raw  # noqa: F401
+from .chunks import excerpt, microphone, read_chunks, read_raw  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
 from .exported import RUNNERS, at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of
@@ -459,6 +462,7 @@ def choose_threshold(
     points:Any, # from `operating_points`
     *,
     false_accepts_per_hour:float=1., # at most
+    background:Any=None, # points of `background_points`, at the same thresholds, which must keep to it for themselves
 )->float:
     """The threshold that misses least while it keeps to so many false accepts; warns where that is nine tenths of the
     words or more. `StreamError` if none does, or where none of the words was said."""
@@ -466,8 +470,12 @@ def choose_threshold(
         raise StreamError('none of the words to be reported is said in the recordings, so that no threshold can be '
                           'chosen for them; give clips of them')
     allowed = points[points['false_accepts_per_hour'].astype(float) <= false_accepts_per_hour]
+    where = ''
+    if background is not None:
+        quiet = background['threshold'][background['per_hour'] <= false_accepts_per_hour]
+        allowed, where = allowed[allowed.index.isin(quiet)], ' on the recordings and on the background'
     if allowed.empty:
-        raise StreamError(f'no threshold keeps to {false_accepts_per_hour:g} false accepts per hour; try higher '
+        raise StreamError(f'no threshold keeps to {false_accepts_per_hour:g} false accepts per hour{where}; try higher '
                           'ones, or a better model')
     best = allowed.loc[allowed['miss_rate'].astype(float).idxmin()]
     if best['miss_rate'] >= 0.9:
@@ -475,6 +483,145 @@ def choose_threshold(
                       'words are missed at it: allow more false accepts per hour, report fewer words, or train a '
                       'better model', stacklevel=2)
     return float(best.name)
+
+# %% ../nbs/70_streaming.ipynb #43cd3867
+class Accept(NamedTuple):
+    "A word that one of several deciders reported."
+    time_s:float # as of `Event`
+    word:str
+    score:float
+    number:int # of the decider
+
+
+class Deciders(Decider):
+    "Several deciders behind one mean: answers in, `Accept`s out, in the order of time."
+    def __init__(self,
+        labels:Sequence[str], # of the probabilities
+        hop_ms:float, # from answer to answer, ms
+        decisions:Sequence[Decision], # how to decide; they smooth alike
+    ):
+        self.deciders = [Decider(labels, hop_ms, decision) for decision in decisions]
+        super().__init__(labels, hop_ms, decisions[0])
+
+    def reset(self)->None:
+        "Begin a new stream."
+        super().reset()
+        for decider in self.deciders: decider.reset()
+
+    def decide(self,
+        times:np.ndarray, # (n,) s
+        smooth:np.ndarray, # (n, n_classes) means of a `Smoother`
+    )->list: # of `Accept`
+        "What each reports of these means."
+        return sorted(Accept(*event, number) for number, decider in enumerate(self.deciders)
+                      for event in decider.decide(times, smooth))
+
+# %% ../nbs/70_streaming.ipynb #aaea2d83
+_APART_S = 1.5 # what is reported of a word within so long is one sound
+
+
+def _tally(accepts, kinds, n_worst):
+    """How often each (choice of words, threshold, word) was reported, and for each choice the moments of the highest
+    scores."""
+    counts, worst, going_on = Counter(), defaultdict(list), {}
+    for time_s, word, score, number in accepts:
+        choice, threshold = kinds[number]
+        counts[choice, threshold, word] += 1
+        before = going_on.get((choice, word))
+        if before and time_s <= before['time_s'] + _APART_S: # a higher threshold is reached later
+            before['score'] = max(before['score'], score)
+            continue
+        if before: worst[choice] = _highest([*worst[choice], before], n_worst)
+        going_on[choice, word] = {'time_s': time_s, 'word': word, 'score': score}
+    for (choice, _), last in going_on.items(): worst[choice] = _highest([*worst[choice], last], n_worst)
+    return counts, worst
+
+
+def _highest(moments, n):
+    "The moments of the highest scores, these first."
+    return heapq.nlargest(n, moments, key=lambda moment: moment['score'])
+
+# %% ../nbs/70_streaming.ipynb #cdf019d8
+def _heard(streamer, place, tally):
+    "(file, what `tally` makes of its events) of each recording at a place that says something; warns of the others."
+    from kwspot.corpus import sound_files, track
+    notes, n_fine, files = defaultdict(list), 0, sound_files(place)
+    for file in track(files, label='background'):
+        levels, problems = Levels(), []
+        chunks = levels.watch(read_chunks(file, sample_rate=streamer.sample_rate, chunk_ms=10_000))
+        found = tally(_as_far(listen(streamer, chunks), problems))
+        doubt, counts = _doubt(streamer, levels, [problem.removeprefix(f'{file}: ') for problem in problems])
+        if doubt: notes[doubt, counts].append(file)
+        if counts: yield file, found
+        n_fine += counts
+    if not n_fine:
+        (doubt, _), (first, *_) = next(iter(notes.items()))
+        raise StreamError(f'{place}: there is nothing to hear in any of its recordings; the first, {first.name}: '
+                          f'{doubt}')
+    for (doubt, counts), (first, *others) in notes.items():
+        what = [*(() if counts else ['left out']), *([f'{len(others)} more like it'] if others else ())]
+        warnings.warn(f'{first}: {doubt}' + (f' ({", and ".join(what)})' if what else ''), stacklevel=4)
+
+
+def _as_far(events, problems):
+    "The events of a stream as far as it comes; what stops it is noted."
+    try: yield from events
+    except StreamError as error: problems.append(str(error))
+
+
+def _doubt(streamer, levels, problems):
+    "What is wrong with the recording that a streamer has heard, '' if nothing is, and whether it counts."
+    seconds = streamer.n_samples / streamer.sample_rate
+    if streamer.n_heard and streamer.n_heard < streamer.n_samples and not problems:
+        return f'is shorter than the window of {seconds:g} s', False
+    if not streamer.n_heard or not levels.n_sound: return (*problems, levels.note)[0], False
+    return ''.join(f'{problem}; what comes before that counts' for problem in problems) or levels.note, True
+
+# %% ../nbs/70_streaming.ipynb #e63a26ee
+class Background(NamedTuple):
+    "What is reported in sound in which none of the words is said."
+    points:Any # DataFrame of `operating.accepts_table`, and `fired`: {word: how often}; a row a threshold
+    worst:Any # DataFrame: file, time_s, word, score (the highest that was reported); the highest first
+
+
+def background_points(
+    model:Any, # as `open_listener` takes it
+    files:str|Path, # a recording, or a folder of them and of further folders, in which no word is said
+    *,
+    thresholds:Sequence[float]=THRESHOLDS, # to try, beside that of `decision`
+    decision:Decision=Decision(), # all else
+    n_worst:int=20, # moments of the highest scores to keep
+)->Background:
+    """False accepts per hour on a background at each threshold. `CorpusError` where there is no recording,
+    `StreamError` where none can be heard; warns of those that cannot."""
+    return _backgrounds(open_listener(model), files, [decision], thresholds, n_worst)[0]
+
+
+def _backgrounds(listener, files, decisions, thresholds, n_worst):
+    "The `Background` of each decision; they smooth alike."
+    kinds = [(choice, at) for choice, decision in enumerate(decisions)
+             for at in sorted({*thresholds, decision.threshold})]
+    tried = [decisions[choice] if at == decisions[choice].threshold
+             else decision_for(listener.labels, threshold=at, decision=decisions[choice]) for choice, at in kinds]
+    streamer, counts, worst, hours = Streamer(listener), Counter(), defaultdict(list), 0.
+    streamer.decider = Deciders(listener.labels, 1000 * listener.cut['hop'] / listener.sample_rate, tried)
+    for file, (reported, moments) in _heard(streamer, files, partial(_tally, kinds=kinds, n_worst=n_worst)):
+        counts.update(reported)
+        hours += streamer.seconds / 3600
+        for choice, found in moments.items():
+            worst[choice] = _highest([*worst[choice], *({'file': str(file), **one} for one in found)], n_worst)
+    return [_background([at for other, at in kinds if other == choice], counts, choice, hours, worst[choice])
+            for choice in range(len(decisions))]
+
+
+def _background(thresholds, counts, choice, hours, worst):
+    "The `Background` of one choice of words."
+    import pandas as pd
+    from kwspot.operating import accepts_table
+    fired = [{word: n for (other, threshold, word), n in counts.most_common() if (other, threshold) == (choice, at)}
+             for at in thresholds]
+    points = accepts_table(thresholds, [sum(words.values()) for words in fired], hours).assign(fired=fired)
+    return Background(points, pd.DataFrame(worst, columns=['file', 'time_s', 'word', 'score']))
 
 # %% ../nbs/70_streaming.ipynb #6cdc7737
 def split_recording(
@@ -533,22 +680,27 @@ def fit_threshold(
     words:Sequence[str]|None=None, # to report; None: all but 'unknown' and 'silence'
     false_accepts_per_hour:float=1., # at most
     hours:float=2., # of recordings to choose on
-    split:str='valid', # whose clips they hold
-    seed:int=0, # of the recordings
+    background:str|Path|None=None, # recordings without the words, which must keep to it as well: `background_points`
+    split:str='valid', # whose clips the made recordings hold
+    seed:int=0, # of these
 )->dict: # words, threshold; temperature, carried and hop_ms it holds for; wanted_per_hour; n_words, miss_rate, ...
     """Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts, if no word is
-    said, and for a pack at another rate."""
+    said, and for a pack at another rate; as `background_points` for a background."""
+    from kwspot.corpus import sound_files
     from kwspot.training import read_info, write_json
     folder = Path(folder)
     listener, n_parts = open_listener(folder), max(1, round(4 * hours))
     decision, tables = decision_for(listener.labels, words=words), []
     check_rate(listener, packed)
+    if background is not None: sound_files(background) # now, and not behind minutes of work
     for part in range(n_parts):
         recording, truth = split_recording(packed, split, hours=hours / n_parts, seed=1000 * seed + part)
         tables.append(operating_points(listener, recording, truth, decision=decision))
     points = pooled_points(tables)
-    threshold = choose_threshold(points, false_accepts_per_hour=false_accepts_per_hour)
-    found = {name: float(value) for name, value in points.loc[threshold].items()}
+    heard = None if background is None else background_points(listener, background, decision=decision).points
+    threshold = choose_threshold(points, false_accepts_per_hour=false_accepts_per_hour, background=heard)
+    found: dict = {name: float(value) for name, value in points.loc[threshold].items()}
+    if heard is not None: found['background'] = heard[heard['threshold'] == threshold].to_dict('records')[0]
     key = _words_key(words)
     facts = {'words': key, 'threshold': threshold, 'temperature': listener.temperature,
              **_way(listener), 'wanted_per_hour': false_accepts_per_hour, 'split': split, **found}
@@ -557,7 +709,7 @@ def fit_threshold(
     write_json(folder / 'run.json', {**info, 'stream': kept})
     return facts
 
-
+# %% ../nbs/70_streaming.ipynb #b24421c7
 def _words_key(words):
     "A name for a choice of words, whatever their order."
     return '' if words is None else ','.join(sorted(words))
@@ -667,6 +819,29 @@ def _score_parts(listener, parts, decision):
             'miss_rate_ci95': list(bootstrap_accuracy(np.array(missed), np.array(speakers))), 'false_accepts': n_false,
             'false_accepts_per_hour': rate, 'false_accepts_per_hour_ci95': ends,
             'median_delay_s': float(np.median(delays)) if delays else math.nan, 'hours': hours}
+
+# %% ../nbs/70_streaming.ipynb #b2eb9599
+def background_scores(
+    model:Any, # a run folder, or as `open_listener` takes it
+    files:str|Path, # as of `background_points`
+    *,
+    n_worst:int=12, # moments to keep for each choice of words
+)->dict[str, Any]: # DataFrames: background (a row a choice), background_curve, background_events
+    """False accepts on a background, for all words and each choice of words that has a threshold, as
+    `recording_scores` has them: at that threshold, at every other, and the moments of the highest scores."""
+    import pandas as pd
+    listener, tables = open_listener(model), defaultdict(list)
+    choices = list(_choices(model, listener))
+    decisions = [decision_for(listener.labels, words=words, threshold=threshold) for words, threshold in choices]
+    heard = _backgrounds(listener, files, decisions, THRESHOLDS, n_worst)
+    for (words, threshold), decision, (points, worst) in zip(choices, decisions, heard):
+        name = 'all' if words is None else ','.join(words)
+        at = points[points['threshold'] == decision.threshold]
+        for table, rows in (('background', at.assign(kept=bool(threshold))), ('background_curve', points),
+                            ('background_events', worst)):
+            rows.insert(0, 'words', name)
+            tables[table].append(rows)
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
 
 # %% ../nbs/70_streaming.ipynb #659a88ea
 _RECORD_SCRIPT = """

@@ -201,6 +201,32 @@ def test_stream_keeps_a_threshold_with_the_run(small_run):
     assert unknown.returncode == 1 and unknown.stderr.count('\n') == 1 and 'nonsense' in unknown.stderr
 
 
+def test_false_accepts_are_counted_on_a_background(small_run):
+    (small_run / 'radio/late').mkdir(parents=True)
+    for name, file in (('talk', 'corpus/_background_noise_'), ('late/more', 'corpus/_background_noise_')):
+        (small_run / f'radio/{name}.wav').write_bytes(sorted((small_run / file).glob('*.wav'))[0].read_bytes())
+    (small_run / 'radio/broken.wav').write_text('no audio')
+    fit = ('stream', 'run', '--fit', 'corpus', '--hours', '0.05', '--per-hour', '100000', '--background', 'radio')
+    done = kwspot(*fit, '--json', cwd=small_run)
+    assert done.returncode == 0 and done.stderr.count('broken.wav: no WAV') == 1, done.stderr
+    facts = json.loads(done.stdout)
+    kept = json.loads((small_run / 'run/run.json').read_text(encoding='utf-8'))['stream']['']
+    assert kept['background'] == facts['background'] and facts['background']['threshold'] == facts['threshold']
+    done = kwspot('evaluate', 'run', 'corpus', '--background', 'radio', '--report', 'radio.html', '--csv', 'heard', '--json', cwd=small_run)
+    assert done.returncode == 0, done.stderr
+    told, = (row for row in json.loads(done.stdout)['background'] if row['words'] == 'all')
+    assert told['kept'] and all(told[name] == kept['background'][name] for name in ('threshold', 'n_false_accepts', 'fired'))
+    assert told['hours'] == pytest.approx(kept['background']['hours'])
+    assert 'Background</h2>' in (small_run / 'radio.html').read_text(encoding='utf-8')
+    assert {'background.csv', 'background_curve.csv', 'background_events.csv'} <= {file.name for file in (small_run / 'heard').iterdir()}
+    line = kwspot('evaluate', 'run', 'corpus', '--background', 'radio/talk.wav', cwd=small_run).stdout.splitlines()[-1]
+    assert line.startswith('In ') and f"at the kept threshold of {told['threshold']:.2f}" in line
+    for args in (['evaluate', 'run', 'corpus'], ['stream', 'run', '--fit', 'corpus']):
+        (small_run / 'mute').mkdir(exist_ok=True)
+        done = kwspot(*args, '--background', 'mute', cwd=small_run)
+        assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1) and 'mute: holds no WAV' in done.stderr, done.stderr
+
+
 def test_speakers_are_told_as_in_the_training(small_run):
     for file in (small_run / 'corpus').glob('*/*.wav'):
         named = small_run / 'named' / file.parent.name / file.name.replace('_nohash_', '-')
