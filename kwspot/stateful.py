@@ -533,11 +533,12 @@ def steps_to_litert(
 def compare_steps(
     steps:StepModel, # as `step_model` gives
     file:Path, # with the same, as `write_steps` writes it
-    recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1]; None: two seconds of noise
+    recording:np.ndarray|None=None, # (n_samples,) float32 in [-1, 1]; None: noise, two windows at least
 )->dict: # n_answers, max_abs_difference
     "How far the answers of a file are from those of the model."
     from kwspot.streaming import answers_to, load_steps
-    if recording is None: recording = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    n_samples = max(32000, 2 * (steps.n_silent * steps.hop + steps.n_input))
+    if recording is None: recording = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
     found = answers_to(load_steps(file), recording).probabilities
     return {'n_answers': len(found), 'max_abs_difference': float(np.abs(found - run_steps(steps, recording)[1]).max())}
 
