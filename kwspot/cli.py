@@ -638,8 +638,8 @@ def evaluate(run:RunFolder, # what to judge
     if calibrate: _tell_files(run, operating.calibrate_run(loaded, index, seed=seed))
     more = as_json or report is not None or tables is not None # for these what takes a second split, too
     findings = reports.measure(loaded, index, split=split, seed=seed, points=more)
-    if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
     if background is not None: reports.measure_background(findings, background)
+    if report is not None or tables is not None: reports.measure_more(findings, index, say=_stage_on_terminal)
     if other is not None: findings.scores['comparison'] = _compare(other, loaded, index, split, seed)
     if tables is not None: reports.write_tables(findings, tables)
     if report is not None: reports.write_report(findings, report, more=_comparison_section(findings.scores))

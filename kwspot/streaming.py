@@ -686,18 +686,16 @@ def fit_threshold(
 )->dict: # words, threshold; temperature, carried and hop_ms it holds for; wanted_per_hour; n_words, miss_rate, ...
     """Choose a threshold and keep it in run.json. `StreamError` if none keeps to so few false accepts, if no word is
     said, and for a pack at another rate; as `background_points` for a background."""
-    from kwspot.corpus import sound_files
     from kwspot.training import read_info, write_json
     folder = Path(folder)
     listener, n_parts = open_listener(folder), max(1, round(4 * hours))
     decision, tables = decision_for(listener.labels, words=words), []
     check_rate(listener, packed)
-    if background is not None: sound_files(background) # now, and not behind minutes of work
+    heard = None if background is None else background_points(listener, background, decision=decision).points
     for part in range(n_parts):
         recording, truth = split_recording(packed, split, hours=hours / n_parts, seed=1000 * seed + part)
         tables.append(operating_points(listener, recording, truth, decision=decision))
     points = pooled_points(tables)
-    heard = None if background is None else background_points(listener, background, decision=decision).points
     threshold = choose_threshold(points, false_accepts_per_hour=false_accepts_per_hour, background=heard)
     found: dict = {name: float(value) for name, value in points.loc[threshold].items()}
     if heard is not None: found['background'] = heard[heard['threshold'] == threshold].to_dict('records')[0]
