@@ -16,6 +16,7 @@ import importlib.util
 import json
 import math
 import re
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ def litert_interpreter(
         from ai_edge_litert.interpreter import Interpreter
         package = 'ai-edge-litert'
     else:
-        from tensorflow.lite import Interpreter
-        package = 'tensorflow'
+        from kwspot.quiet_tensorflow import tensorflow as tf
+        Interpreter, package = tf.lite.Interpreter, 'tensorflow'
     with quiet():
         interpreter = Interpreter(model_content=content, num_threads=n_threads)
         interpreter.allocate_tensors()
@@ -74,10 +75,12 @@ def litert_function(
     "A LiteRT model as a function."
     package, interpreter = litert_interpreter(content, n_threads)
     source, sink = interpreter.get_input_details()[0]['index'], interpreter.get_output_details()[0]['index']
+    alone = threading.Lock()
     def answer(clip):
-        interpreter.set_tensor(source, clip[None])
-        interpreter.invoke()
-        return interpreter.get_tensor(sink)[0]
+        with alone:
+            interpreter.set_tensor(source, clip[None])
+            interpreter.invoke()
+            return interpreter.get_tensor(sink)[0]
     return package, lambda waveforms: np.stack([answer(clip) for clip in waveforms])
 
 

@@ -15,6 +15,7 @@ import heapq
 import importlib.util
 import json
 import math
+import threading
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -115,11 +116,13 @@ def litert_steps(
     source, sink = signature.get_input_details(), signature.get_output_details()
     samples_in, state_in = source['samples']['index'], source['state']['index']
     probabilities_out, state_out = sink['probabilities']['index'], sink['state']['index']
+    alone = threading.Lock() # an interpreter serves one thread at a time
     def advance(samples, state):
-        interpreter.set_tensor(samples_in, samples)
-        interpreter.set_tensor(state_in, state)
-        interpreter.invoke()
-        return interpreter.get_tensor(probabilities_out)[0], interpreter.get_tensor(state_out)
+        with alone:
+            interpreter.set_tensor(samples_in, samples)
+            interpreter.set_tensor(state_in, state)
+            interpreter.invoke()
+            return interpreter.get_tensor(probabilities_out)[0], interpreter.get_tensor(state_out)
     return package, advance
 
 
@@ -213,16 +216,33 @@ def open_listener(
     carried:bool|None=None, # for a run: True: carry its state, False: remember its features; None: carry or windows
 )->Windows|Steps:
     """What answers for a model: a run in steps where its state can be carried, else by windows, whatever of it was
-    exported; an exported file as it is. `StreamError` or `ExportError` for what is no model."""
-    if isinstance(model, (Windows, Steps)): return model
-    if isinstance(model, (str, Path)): return open_listener(_load(Path(model)), hop_ms=hop_ms, carried=carried)
+    exported; an exported file as it is. `StreamError` or `ExportError` for what is no model, or listens otherwise."""
     if hop_ms is not None and not 0 < hop_ms < math.inf: raise StreamError(f'hop_ms={hop_ms}: give a time above 0')
+    if isinstance(model, (str, Path)): return open_listener(_load(Path(model)), hop_ms=hop_ms, carried=carried)
+    if isinstance(model, (Windows, Steps)): return _as_asked(model, hop_ms, carried)
     if hasattr(model, 'model'):
         from kwspot.stateful import StateError
         try: return steps_of(model, hop_ms=hop_ms, carried=carried is None or carried)
         except StateError:
             if carried: raise
-    return Windows(model, hop_ms or 100.)
+    return _as_asked(Windows(model, hop_ms or 100.), hop_ms, carried)
+
+
+def _as_asked(listener, hop_ms, carried):
+    "A listener that is what it is. `StreamError` where something else was asked for."
+    now = _way(listener)
+    if carried in (None, now['carried']) and (hop_ms is None or math.isclose(hop_ms, now['hop_ms'])): return listener
+    raise StreamError(f'the model listens by {_in_words(now)}, not as hop_ms={hop_ms} and carried={carried} ask: leave '
+                      'them out, or give the run of training.load_run')
+
+def _way(listener):
+    "How a listener comes to its answers, on which a threshold depends."
+    return {'carried': isinstance(listener, Steps) and listener.facts['carried'], 'hop_ms': listener.hop_ms}
+
+
+def _in_words(way):
+    "The same for people."
+    return f"{'carried state' if way['carried'] else 'windows'}, an answer every {way['hop_ms']:g} ms"
 
 # %% ../nbs/70_streaming.ipynb #cf74b059
 def _load(path):
@@ -711,16 +731,6 @@ def fit_threshold(
 def _words_key(words):
     "A name for a choice of words, whatever their order."
     return '' if words is None else ','.join(sorted(words))
-
-
-def _way(listener):
-    "How a listener comes to its answers, on which a threshold depends."
-    return {'carried': isinstance(listener, Steps) and listener.facts['carried'], 'hop_ms': listener.hop_ms}
-
-
-def _in_words(way):
-    "The same for people."
-    return f"{'carried state' if way['carried'] else 'windows'}, an answer every {way['hop_ms']:g} ms"
 
 # %% ../nbs/70_streaming.ipynb #db2b7bdb
 def stored_threshold(
