@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'CorpusFolder', 'RunFolder', 'RunOrExport', 'AsJson', 'Seed', 'Background', 'SpeakerPattern', 'Decisions',
-           'Cluster', 'describe_accuracy', 'synth', 'fetch', 'audit', 'pack', 'train', 'models', 'evaluate', 'export',
-           'spot', 'load_spotter', 'stream', 'bench', 'cache', 'demo', 'run_demo', 'main']
+           'NoiseFolder', 'Cluster', 'describe_accuracy', 'synth', 'fetch', 'audit', 'pack', 'train', 'models',
+           'evaluate', 'export', 'spot', 'load_spotter', 'stream', 'bench', 'cache', 'demo', 'run_demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #16a5c640
 import json
@@ -69,6 +69,20 @@ Decisions = Annotated[list[Path] | None, typer.Option('--decisions', metavar='FI
                       'the corpus itself is not changed. May be repeated: of two decisions about a clip, that of '
                       'the later file holds.')]
 
+
+def _read_noise(folder:str|None, # of recordings
+                )->object: # DataFrame, rows of an index; None for None
+    "The noise of a folder, described once."
+    if folder is None: return None
+    from kwspot import corpus
+    noise = corpus.noise_recordings(folder)
+    print(f'kwspot: note: {corpus.describe_noise(noise)}', file=sys.stderr)
+    return noise
+
+NoiseFolder = Annotated[str | None, typer.Option('--noise', metavar='DIR', callback=_read_noise, show_default=False,
+                        help='A folder of recordings without words, to use beside the noise of the corpus; of three '
+                        'or more some are kept for validation and testing.')]
+
 # %% ../nbs/80_cli.ipynb #14519aa9
 def _use_cluster(context:typer.Context, # of the command
                  address:str|None, # of a Dask scheduler
@@ -98,6 +112,7 @@ def _opened(folder:str, # a corpus, or a pack
             speaker_pattern:str|None, # where the name holds the speaker
             decisions:list[Path]|None, # to honour
             run=None, # training.Run whose speakers are told by the pattern that it was trained with
+            noise=None, # DataFrame, beside the corpus's own
             )->object: # DataFrame, the index; preprocessing.Packed, where the folder holds a pack
     "A corpus as evaluation takes it."
     from kwspot import corpus, preprocessing
@@ -108,10 +123,15 @@ def _opened(folder:str, # a corpus, or a pack
             from kwspot.evaluation import pattern_for
             speaker_pattern = pattern_for(run, speaker_pattern)
         index = corpus.index(folder, speaker_pattern=speaker_pattern)
-        return apply_decisions(index, decisions) if decisions else index
-    if speaker_pattern is None and not decisions: return packed
-    raise corpus.CorpusError(f'{folder}: is packed; give --speaker-pattern and --decisions to the command that '
-                             'packs')
+        if decisions: index = apply_decisions(index, decisions)
+        if noise is None: return index
+        if run is not None and (then := run.info.get('noise')) not in (None, noise.attrs['noise_from']):
+            warnings.warn(f'{run.folder}: was trained with other noise ({then}); of recordings that both hold, some that '
+                          'it heard in training may be in the test', stacklevel=2)
+        return corpus.with_noise(index, noise)
+    if speaker_pattern is None and not decisions and noise is None: return packed
+    raise corpus.CorpusError(f'{folder}: is packed; give --speaker-pattern, --decisions and --noise to the command '
+                             'that packs')
 
 # %% ../nbs/80_cli.ipynb #a759711e
 def _words(text:str, # with commas between the words
@@ -432,6 +452,7 @@ def pack(folder:CorpusFolder, # the corpus
                           'same command goes on.')]=False,
          speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
          decisions:Decisions=None, # to honour
+         noise:NoiseFolder=None, # beside the corpus's own
          cluster:Cluster=None, # who does the work
          as_json:AsJson=False, # machine-readable output
          )->None:
@@ -439,7 +460,7 @@ def pack(folder:CorpusFolder, # the corpus
     from kwspot import corpus, preprocessing, shards as pieces
     from kwspot.storage import is_url
     if is_url(out) and not shards: raise typer.BadParameter('is a URL, which holds shards only', param_hint='--out')
-    index = _opened(folder, speaker_pattern, decisions)
+    index = _opened(folder, speaker_pattern, decisions, noise=noise)
     if isinstance(index, preprocessing.Packed): raise corpus.CorpusError(f'{folder}: is a pack already')
     packed = pieces.pack_shards(index, out) if shards else preprocessing.pack(index, out)
     facts = dict(_corpus_facts(folder, index), out=out, shards=len(packed.audio.starts) - 1 if shards else 0,
@@ -488,6 +509,7 @@ def train(folder:CorpusFolder, # the corpus
                           'so); or from scratch (none).')]=None,
           speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
           decisions:Decisions=None, # to honour
+          noise:NoiseFolder=None, # beside the corpus's own
           cluster:Cluster=None, # who packs the corpus, and trains the runs of --seeds
           as_json:AsJson=False, # machine-readable output
           )->None:
@@ -495,7 +517,7 @@ def train(folder:CorpusFolder, # the corpus
     from kwspot import training
     own = dict(model=model, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, start=start)
     how: dict = dict(_recipe_asked(recipe, changes or [], own), task=task, decisions=decisions or None,
-                     speaker_pattern=speaker_pattern, progress=None if sys.stderr.isatty() else 60.)
+                     speaker_pattern=speaker_pattern, noise=noise, progress=None if sys.stderr.isatty() else 60.)
     with _kept(out):
         if seeds > 1: return _show(_train_seeds(folder, out, range(seed, seed + seeds), how), as_json, _say_seeds)
         _show(_run_facts(training.train(folder, out, seed=seed, **how)), as_json, _say_run)
@@ -619,6 +641,7 @@ def evaluate(run:RunFolder, # what to judge
              background:Background=None, # to count false accepts in
              speaker_pattern:SpeakerPattern=None, # where the name holds the speaker
              decisions:Decisions=None, # to honour
+             noise:NoiseFolder=None, # beside the corpus's own
              seed:Seed=0, # of the bootstrap
              cluster:Cluster=None, # who does the work
              as_json:AsJson=False, # machine-readable output
@@ -630,7 +653,7 @@ def evaluate(run:RunFolder, # what to judge
     from kwspot import report as reports
     loaded, other = training.load_run(run), None if against is None else training.load_run(against)
     if other is not None: comparison.check_alike(other, loaded) # now, and not behind a report of minutes
-    index = _opened(folder, speaker_pattern, decisions, loaded)
+    index = _opened(folder, speaker_pattern, decisions, loaded, noise)
     if isinstance(index, preprocessing.Packed) and (report is not None or tables is not None):
         raise corpus.CorpusError(f'{folder}: is packed; --report and --csv need the recordings themselves')
     for place in filter(None, (report, tables)):
@@ -854,6 +877,7 @@ def stream(run:RunOrExport, # the model
                            help='With --fit: hours of such recordings (default: 2).')]=None,
            background:Background=None, # to choose on as well, with --fit
            speaker_pattern:SpeakerPattern=None, # where the name holds the speaker, with --fit
+           noise:NoiseFolder=None, # beside the corpus's own, with --fit
            as_json:AsJson=False, # machine-readable output
            )->None:
     "Report words and their times in a recording, from standard input or from the microphone."
@@ -862,12 +886,13 @@ def stream(run:RunOrExport, # the model
     if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
     wanted = None if words is None else _words(words)
     wrong = {'--threshold': threshold, '--chunk-ms': chunk_ms} if fit is not None else {
-        '--per-hour': per_hour, '--hours': hours, '--background': background, '--speaker-pattern': speaker_pattern}
+        '--per-hour': per_hour, '--hours': hours, '--background': background, '--speaker-pattern': speaker_pattern,
+        '--noise': noise}
     for name in (name for name, value in wrong.items() if value is not None):
         raise typer.BadParameter('means nothing with --fit' if fit is not None else 'needs --fit', param_hint=name)
     if fit is not None:
         most = 1. if per_hour is None else per_hour
-        chosen = _fit_stream(run, fit, wanted, most, hours or 2., background, speaker_pattern)
+        chosen = _fit_stream(run, fit, wanted, most, hours or 2., background, speaker_pattern, noise)
         return _show(chosen, as_json, _say_fit)
     listener = streaming.open_listener(run)
     threshold = threshold or streaming.stored_threshold(run, wanted, listener=listener)
@@ -886,10 +911,12 @@ def _fit_stream(run:Path, # run folder
                 hours:float, # of recordings
                 background:Path|None=None, # recordings without the words
                 speaker_pattern:str|None=None, # where the name holds the speaker; None: the run's own
+                noise=None, # DataFrame, beside the corpus's own
                 )->dict: # of `streaming.fit_threshold`, and the run
     "Choose a threshold and keep it."
     from kwspot import export as exporting, streaming, training
-    packed = exporting.proof_corpus(training.load_run(run), folder, speaker_pattern=speaker_pattern)
+    packed = exporting.proof_corpus(training.load_run(run), folder, speaker_pattern=speaker_pattern,
+                                    noise=noise)
     facts = streaming.fit_threshold(run, packed, words=words, hours=hours, background=background,
                                     false_accepts_per_hour=per_hour)
     return dict(_tell_files(run, facts), run=str(run))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NOISE', 'FORMATS', 'AUDIO', 'CorpusError', 'ClipError', 'ArchiveError', 'CorpusWarning', 'check_counts',
            'is_elsewhere', 'Header', 'is_read', 'parse_header', 'read_header', 'to_int16', 'read_clip_rate',
-           'read_clip', 'pcm_wav', 'which_set', 'sound_files', 'index', 'check_index', 'fingerprint', 'cannot_write',
+           'read_clip', 'pcm_wav', 'read_pieces', 'which_set', 'sound_files', 'index', 'check_index',
+           'noise_recordings', 'describe_noise', 'with_noise', 'read_noise', 'fingerprint', 'cannot_write',
            'check_outside', 'check_place', 'atomic_write', 'atomic_folder', 'meter', 'track', 'real_data']
 
 # %% ../nbs/00_corpus.ipynb #da8ffd10
@@ -406,6 +407,41 @@ def pcm_wav(
     header = _CANONICAL.pack(b'RIFF', 36 + n_bytes, b'WAVEfmt ', 16, 1, 1, rate, 2 * rate, 2, 16, b'data', n_bytes)
     return header + np.ascontiguousarray(clip, '<i2').tobytes()
 
+# %% ../nbs/00_corpus.ipynb #ce92db22
+_LONG = 2**24 # samples of all channels: 17 minutes of mono at 16 kHz
+
+def _opened_long(path):
+    "A long recording on the disk, opened to be read in pieces; None for any other, which is read at once."
+    header = None if is_elsewhere(path) else read_header(path)
+    if header is None or header.n_samples * header.channels < _LONG: return None
+    try:
+        import soundfile
+        source = soundfile.SoundFile(path)
+    except (ImportError, OSError, RuntimeError, TypeError): return None
+    if source.frames == header.n_samples: return source
+    source.close()
+    return None
+
+def read_pieces(
+    path:str|os.PathLike, # as `read_clip` takes it
+    *,
+    sample_rate:int=16000, # in Hz
+)->Iterator[np.ndarray]: # (n_samples,) mono, int16
+    """`read_clip` for recordings of hours: a long file on the disk comes in pieces of seconds, any other in one. Raises
+    `ClipError`, for a file that is damaged further on after the pieces before."""
+    source = _opened_long(path)
+    if source is None:
+        yield read_clip(path, sample_rate=sample_rate)
+        return
+    from kwspot.chunks import _blocks, resampled
+    with source:
+        pieces: Iterable = (_from_floats(path, block) for block in _blocks(source, _BLOCK))
+        if source.samplerate != sample_rate: pieces = resampled(pieces, source.samplerate, sample_rate)
+        try:
+            for piece in pieces: yield to_int16(piece)
+        except RuntimeError:
+            raise ClipError(f'{path}: {read_header(path).codec} data damaged or cut short, cannot be decoded') from None
+
 # %% ../nbs/00_corpus.ipynb #9cb6d511
 _MAX_CLIPS_PER_CLASS = 2**27 - 1 # MAX_NUM_WAVS_PER_CLASS in input_data.py
 
@@ -557,7 +593,7 @@ def sound_files(
     if found := list(_sounds_below(place, ())): return found
     raise CorpusError(f'{place}: holds no {_NAMED} files; give a recording, or a folder of recordings')
 
-def _sounds_below(folder, above):
+def _sounds_below(folder, above, ends=AUDIO):
     "The recordings in a folder, and in those below that are none of the folders above."
     here = os.path.realpath(folder)
     if here in above: return
@@ -567,8 +603,8 @@ def _sounds_below(folder, above):
         warnings.warn(f'{folder}: {_reason(error)}; what lies in it is left out', CorpusWarning, stacklevel=2)
         return
     for entry in entries:
-        if _is('dir', entry): yield from _sounds_below(entry.path, (*above, here))
-        elif _is_audio(entry): yield Path(entry.path)
+        if _is('dir', entry): yield from _sounds_below(entry.path, (*above, here), ends)
+        elif entry.name.lower().endswith(ends): yield Path(entry.path)
 
 # %% ../nbs/00_corpus.ipynb #7ed3aa8e
 _LISTS = (('train', ()), ('valid', ('validation_list.txt',)), ('test', ('testing_list.txt',)))
@@ -903,6 +939,117 @@ def check_index(
     "`CorpusError` for a table that lacks columns of an index."
     lacking = [column for column in columns if column not in table]
     if lacking: raise CorpusError(f'the index lacks the columns {", ".join(lacking)}; make it with corpus.index')
+
+# %% ../nbs/00_corpus.ipynb #7ac3f49e
+_CHANNEL = re.compile(r'(?:^|[^a-z])ch(?:annel)?[ _-]?\d{1,3}$', re.IGNORECASE) # DKITCHEN/ch01, street.CH5
+
+def _headers_below(place):
+    "{path: header} of what is called a recording in a folder and below it, in an archive or at a URL; {path: why not}."
+    headers, strange = {}, {}
+    if os.path.isdir(place):
+        paths = [str(path) for path in _sounds_below(place, (), AUDIO + _FOREIGN)]
+        strange = {path: f'no {_NAMED} file' for path in paths if path.lower().endswith(_FOREIGN)}
+        paths = [path for path in paths if path.lower().endswith(AUDIO)]
+        headers = dict(zip(paths, _headers_here(paths)))
+    elif not is_elsewhere(place) and not os.path.exists(place):
+        raise CorpusError(f'{place}: no such file or directory; give a folder of long recordings without words')
+    if not headers and not strange:
+        from kwspot.elsewhere import find_corpus
+        found = find_corpus(place)
+        headers = found.facts if found else {}
+    strange |= {path: header.problem for path, header in headers.items() if not header.n_samples}
+    return {path: header for path, header in headers.items() if header.n_samples}, strange
+
+# %% ../nbs/00_corpus.ipynb #c4fced0a
+def noise_recordings(
+    folder:str|os.PathLike|pd.DataFrame, # of recordings without words, however deep; an archive, a URL, or such rows
+)->pd.DataFrame: # a row a recording, as in an index; `speaker` is what stays together in the split
+    """The recordings of a folder as noise; `attrs` says where they lie and, in `noise_from`, what they are.
+    `CorpusError` where there are none, one `CorpusWarning` for files that cannot be read."""
+    if isinstance(folder, pd.DataFrame): return folder
+    place = os.path.expanduser(os.fspath(folder)).rstrip('/') or '/'
+    if not is_elsewhere(place): place = os.path.abspath(place)
+    headers, strange = _headers_below(place)
+    shown = lambda path: re.sub(r'^[:/\\]+', '', path[len(place):]).replace('\\', '/')
+    if strange:
+        first = next(iter(strange))
+        warnings.warn(f'{place}: files left out that cannot be read: {len(strange)} (first {shown(first)!r}: '
+                      f'{strange[first]})', CorpusWarning, stacklevel=2)
+    if not headers:
+        raise CorpusError(f'{place}: holds no recording that can be read ({_NAMED}); give a folder of long recordings '
+                          'without words')
+    names = [shown(path) for path in headers]
+    sources = [_CHANNEL.sub('', os.path.splitext(name)[0]) for name in names]
+    splits = _noise_splits(set(sources))
+    rates, lengths = zip(*((header.sample_rate, header.n_samples) for header in headers.values()))
+    table = pd.DataFrame({'path': list(headers), 'word': NOISE, 'speaker': sources, 'take': np.int64(-1),
+                          'split': [splits[source] for source in sources],
+                          'sample_rate': np.array(rates, np.int64), 'n_samples': np.array(lengths, np.int64)})
+    lines = sorted(f'{name}\t{rate}\t{n}\n' for name, rate, n in zip(names, rates, lengths))
+    mark = hashlib.sha256(''.join(lines).encode('utf-8', 'surrogateescape')).hexdigest()[:16]
+    table.attrs.update(noise_folder=place,
+                       noise_from=f'{os.path.basename(place)}: {_in_hours(table)}, checksum {mark}')
+    return table
+
+def _in_hours(table):
+    "How many recordings, and how long they are together."
+    hours = (table['n_samples'] / table['sample_rate']).sum() / 3600
+    return (f'{len(table)} recording{"s"[:len(table) > 1]}, '
+            + (f'{hours:.2f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'))
+
+# %% ../nbs/00_corpus.ipynb #cbf110dd
+def describe_noise(
+    noise:pd.DataFrame, # of `noise_recordings`
+)->str: # one line
+    "How much noise there is, and on which side of the split."
+    there = noise['split'].value_counts()
+    sides = [f'{there[split]} for {use}' for split, use in (('train', 'training'), ('valid', 'validation'),
+                                                            ('test', 'testing')) if split in there]
+    few = '' if len(there) > 1 else '; to keep some for testing takes three files or more'
+    return f'noise from {noise.attrs["noise_folder"]}: {_in_hours(noise)}, {", ".join(sides)}{few}'
+
+def with_noise(
+    table:pd.DataFrame, # of `index`, or as it was decided
+    noise:str|os.PathLike|pd.DataFrame, # as `noise_recordings` takes it
+)->pd.DataFrame: # with the rows of the noise behind those of the corpus's own; `attrs` has its `noise_from`
+    "An index with noise from elsewhere. `CorpusError` for noise that is the corpus, or has no recordings."
+    noise, own = noise_recordings(noise), str(table.attrs.get('folder') or '')
+    place = noise.attrs['noise_folder']
+    real = lambda path: path if '://' in path else os.path.realpath(path.split('::')[0])
+    way_to = lambda path: real(path).rstrip('/\\') + os.sep
+    if own and way_to(own).startswith(way_to(place)):
+        raise CorpusError(f'{place}: holds the corpus, whose words are no noise; give a folder of other recordings')
+    if own and way_to(place).startswith(way_to(own)):
+        raise CorpusError(f'{place}: lies in the corpus, whose own noise ({NOISE}) is used anyway; give a folder of '
+                          'other recordings')
+    both = pd.concat([table, noise.reindex(columns=table.columns)])
+    both = both.sort_values('word', kind='stable', ignore_index=True)
+    names = [attrs['noise_from'] for attrs in (table.attrs, noise.attrs) if 'noise_from' in attrs]
+    both.attrs = {**table.attrs, 'noise_from': '; '.join(names)}
+    return both
+
+# %% ../nbs/00_corpus.ipynb #37513345
+def read_noise(
+    table:pd.DataFrame, # of `index`
+    *,
+    split:str='test', # whose noise recordings: 'train', 'valid', 'test' or 'all'
+    sample_rate:int=16000, # in Hz
+    seconds:float|None=None, # from the beginning of each; None: all
+)->Iterator[tuple[str, np.ndarray]]: # path, (n_samples,) mono, int16
+    "The noise recordings of a split, one after the other; a `CorpusWarning` for one that cannot be decoded."
+    chosen = (table['word'] == NOISE) & (table['n_samples'] > 0) & ((table['split'] == split) | (split == 'all'))
+    wanted = None if seconds is None else round(seconds * sample_rate)
+    for path in table.loc[chosen, 'path']:
+        pieces, n = [], 0
+        try:
+            for piece in read_pieces(path, sample_rate=sample_rate):
+                pieces.append(piece)
+                n += len(piece)
+                if wanted is not None and n >= wanted: break
+        except ClipError as error:
+            warnings.warn(f'{error}; this noise is left out', CorpusWarning, stacklevel=2)
+            continue
+        yield path, np.concatenate(pieces)[:wanted]
 
 # %% ../nbs/00_corpus.ipynb #42b63055
 def _file_states(folder, names):

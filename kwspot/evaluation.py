@@ -447,12 +447,16 @@ class _Heard(NamedTuple):
     clips: pd.DataFrame # rows of the pack, or of an index, there with the noise recordings in the first block
     n_silence: int      # windows of silence to hear too
 
+def _quiet(clips, split):
+    "The noise recordings of an index that silence is cut from, and no others: there may be hours of them."
+    return clips[(clips['word'] == NOISE) & ((clips['split'] == split) | (split == 'all'))]
+
 def _fresh_blocks(chosen, noise, block, n_silence):
     "The clips of an index in blocks."
     chosen = chosen[chosen['n_samples'] > 0]
     for start in range(0, len(chosen), block):
         part = chosen.iloc[start:start + block]
-        yield _Heard(None, part if start else pd.concat([part, noise]), 0 if start else n_silence)
+        yield _Heard(None, pd.concat([part, noise]) if n_silence and not start else part, 0 if start else n_silence)
 
 def _own_blocks(run, packed, chosen, block, n_silence):
     "The clips of a pack in blocks, after a look at whether it fits the run."
@@ -551,7 +555,7 @@ def predictions(
     own = isinstance(corpus, Packed)
     clips = corpus.clips if isinstance(corpus, Packed) else corpus
     chosen = select_clips(run, clips, split=split)
-    n_silence, noise, shared = _n_silence(run, chosen), clips[clips['word'] == NOISE], asked_cluster(cluster)
+    n_silence, noise, shared = _n_silence(run, chosen), _quiet(clips, split), asked_cluster(cluster)
     blocks = (_own_blocks(run, corpus, chosen, block, n_silence) if own
               else _fresh_blocks(chosen, noise, block, n_silence))
     hear = partial(_hear_block, run=run if shared is None else _to_send(run), split=split, batch_size=batch_size,
@@ -587,7 +591,7 @@ def silence_windows(
     "The windows of silence that `predictions` hears in a split."
     if isinstance(corpus, Packed): return silence_clips(corpus, split, n, seed=seed)
     clips = corpus[(corpus['word'] != NOISE) & (corpus['n_samples'] > 0)].head(1)
-    with _packed_block(run, _Heard(None, pd.concat([clips, corpus[corpus['word'] == NOISE]]), n)) as (packed, _):
+    with _packed_block(run, _Heard(None, pd.concat([clips, _quiet(corpus, split)]), n)) as (packed, _):
         return silence_clips(packed, split, n, seed=seed)
 
 # %% ../nbs/60_evaluation.ipynb #641363ea

@@ -40,6 +40,7 @@ def proof_corpus(
     corpus:Any, # a corpus folder, an index or a preprocessing.Packed; None: what the run was trained from
     *,
     speaker_pattern:str|None=None, # for a folder: as in `corpus.index`; None: the run's own
+    noise:Any=None, # beside the corpus's own, see `corpus.with_noise`
 )->Any: # preprocessing.Packed
     "The corpus to prove on, packed. `ExportError` if the run's own is no longer there."
     from kwspot import preprocessing, training
@@ -48,7 +49,7 @@ def proof_corpus(
         corpus = preprocessing.opened(corpus)
         if isinstance(corpus, (str, Path)): speaker_pattern = pattern_for(run, speaker_pattern)
         return training.packed_corpus(corpus, sample_rate=run.sample_rate, n_samples=run.n_samples,
-                                      speaker_pattern=speaker_pattern)
+                                      speaker_pattern=speaker_pattern, noise=noise)
     try: return preprocessing.open_pack(run.info['corpus']['packed'])
     except (ValueError, KeyError, OSError):
         raise ExportError(f'{run.folder}: the packed corpus it was trained from is gone; say where the corpus is '

@@ -25,7 +25,7 @@ import pandas as pd
 import platformdirs
 
 from . import preprocessing
-from .corpus import NOISE, CorpusError, CorpusWarning, check_place, index, is_elsewhere
+from .corpus import NOISE, CorpusError, CorpusWarning, check_place, index, is_elsewhere, with_noise
 from .decisions import decided_index
 from .recipes import Recipe, TrainingError
 from .shards import Shards, pack_shards, window_order
@@ -96,21 +96,26 @@ def packed_corpus(
     speaker_pattern:str|None=None, # see `corpus.index`
     pack_folder:str|Path|None=None, # instead of the user's cache folder
     decisions:str|Path|pd.DataFrame|None=None, # to honour, see `decisions.apply_decisions`
+    noise:str|Path|pd.DataFrame|None=None, # recordings beside the corpus's own, see `corpus.with_noise`
     task:str|None=None, # whose words it must have, before minutes of packing
     progress:bool|None=None, # show progress; on a terminal if None
 )->preprocessing.Packed:
-    """The corpus packed, now or earlier; as it was decided, in a place of its own.
-    `CorpusError` for decisions about a packed corpus, or speakers of it, and as `preprocessing.make_task`."""
+    """The corpus packed, now or earlier; as it was decided, or with more noise, in a place of its own.
+    `CorpusError` for decisions about a packed corpus, speakers of it or noise for it, and as
+    `preprocessing.make_task`."""
     corpus = preprocessing.opened(corpus)
     if isinstance(corpus, preprocessing.Packed) and speaker_pattern:
         raise CorpusError(f'{corpus.folder}: is packed, with the speakers that were found then; give '
                           'speaker_pattern when packing')
+    if isinstance(corpus, preprocessing.Packed) and noise is not None:
+        raise CorpusError(f'{corpus.folder}: is packed, with the noise that was there then; give noise when packing')
     if isinstance(corpus, preprocessing.Packed) and decisions is None: return corpus
     if decisions is not None: corpus = decided_index(corpus, decisions, speaker_pattern=speaker_pattern)
     assert not isinstance(corpus, preprocessing.Packed)  # `decided_index` refuses it
     table = corpus if isinstance(corpus, pd.DataFrame) else index(str(corpus), speaker_pattern=speaker_pattern)
     if task is not None: preprocessing.make_task(task, table)
-    named = corpus if decisions is None else table.assign(path=table['word'] + ' ' + table['path'])
+    if noise is not None: table = with_noise(table, noise)
+    named = corpus if decisions is None and noise is None else table.assign(path=table['word'] + ' ' + table['path'])
     how = {'sample_rate': sample_rate, 'n_samples': n_samples}
     if pack_folder and is_url(pack_folder):
         return pack_shards(table, pack_folder, mixed=False, **how, progress=progress)
@@ -308,13 +313,24 @@ def epoch_batches(
         yield (read_batch(lesson, 'train', rows[batch], seed=[seed, 2, epoch, number], read=read),
                classes[batch].astype(np.int32))
 
+# %% ../nbs/49_lessons.ipynb #492ba65f
+_MOST_NOISE, _NOISE_PIECE = 7200, 20 # s
+
 def training_noise(
     packed:preprocessing.Packed, # with noise recordings or without
 )->np.ndarray: # (n,) int16
-    "The background recordings of the training split, end to end."
-    parts = [packed.noise[start:start + n] for start, n, split in
-             zip(packed.noise_table['start'], packed.noise_table['n_samples'], packed.noise_table['split'])
-             if split == 'train']
+    """The background recordings of the training split, end to end. Of more than two hours it is pieces from all of
+    them, two hours together, and a `TrainingWarning` says so: what is added to clips is held in memory."""
+    table = packed.noise_table[packed.noise_table['split'] == 'train']
+    places = [*zip(table['start'], table['start'] + table['n_samples'])]
+    size, most = (seconds * packed.sample_rate for seconds in (_NOISE_PIECE, _MOST_NOISE))
+    if (total := int(table['n_samples'].sum())) > most:
+        pieces = [(at, min(at + size, end)) for start, end in places for at in range(start, end, size)]
+        places = pieces[::-(-total // most)]
+        used, there = (n / packed.sample_rate / 3600 for n in (sum(end - start for start, end in places), total))
+        warnings.warn(f'{there:.1f} hours of noise for training: pieces of {_NOISE_PIECE} s from all of it, '
+                      f'{used:.1f} hours together, are added to clips', TrainingWarning, stacklevel=2)
+    parts = [packed.noise[start:end] for start, end in places]
     return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
 # %% ../nbs/49_lessons.ipynb #bbc139ec

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import chi2
-from .corpus import NOISE, CorpusError, CorpusWarning, atomic_write, check_counts, read_clip
+from .corpus import CorpusError, CorpusWarning, atomic_write, check_counts, read_noise
 from .evaluation import bootstrap_accuracy, class_numbers, predictions, run_labels, wilson
 
 # %% ../nbs/62_operating.ipynb #ff0c91eb
@@ -317,9 +317,8 @@ def noise_scores(
     hop_s:float=0.1, # from one window to the next, s
 )->Iterator[np.ndarray]: # (n_windows,) for each recording
     "`window_scores` of the corpus's own noise recordings, one after the other."
-    rows = index[(index['word'] == NOISE) & (index['n_samples'] > 0)]
-    for path in rows['path'] if split == 'all' else rows.loc[rows['split'] == split, 'path']:
-        yield window_scores(run, read_clip(path, sample_rate=run.info['sample_rate']), hop_s=hop_s)
+    for _, sound in read_noise(index, split=split, sample_rate=run.info['sample_rate']):
+        yield window_scores(run, sound, hop_s=hop_s)
 
 # %% ../nbs/62_operating.ipynb #686d121f
 def plot_accepts(

@@ -24,7 +24,7 @@ from .cluster import compiled, each_part, n_cores
 from .corpus import NOISE, ClipError, CorpusError, CorpusWarning, atomic_folder, atomic_write, cannot_write
 from .corpus import check_outside
 from .corpus import _clip_states, _fingerprint, _is_about, _not_shared, _sweep, check_index, is_elsewhere
-from .corpus import pcm_wav, read_clip, read_header, to_int16, track
+from .corpus import pcm_wav, read_clip, read_header, read_pieces, to_int16, track
 from .exploration import log_specgram
 from .elsewhere import fetched, file_states, member_places
 from .storage import exists, file_lock, in_turn, is_url, join  # noqa: F401
@@ -431,19 +431,30 @@ def _write_audio(clips, known, old, path, sample_rate, n_samples, **how):
 
 # %% ../nbs/30_preprocessing.ipynb #f1446de2
 def _write_noise(recordings, path, sample_rate):
-    "Write the noise recordings end to end to the file at `path`, one at a time; the table of where each begins."
-    table, start = [], 0
+    """Write the noise recordings end to end to the file at `path`, a piece at a time; the table of where each begins.
+    Warns of what cannot be read and of what is silent."""
+    table, start, odd = [], 0, {}
     with open(path, 'wb') as file:
         file.write(_npy_header((0,)))
         for source, split in zip(recordings['path'], recordings['split']):
-            clip, problem = np.zeros(0, np.int16), ''
-            try: clip = read_clip(source, sample_rate=sample_rate)
-            except ClipError as error: problem = str(error).removeprefix(f'{source}: ')
-            file.write(clip.astype('<i2', copy=False).data)
-            table.append((source, split, start, clip.size, problem))
-            start += clip.size
+            n, loud, problem = 0, False, ''
+            try:
+                for piece in read_pieces(source, sample_rate=sample_rate):
+                    file.write(piece.astype('<i2', copy=False).data)
+                    n, loud = n + piece.size, loud or bool(piece.any())
+            except ClipError as error:
+                problem, n = str(error).removeprefix(f'{source}: '), 0
+                file.seek(len(_npy_header((0,))) + 2 * start)
+                file.truncate()
+            if not loud or problem: odd[source] = problem or 'holds nothing but zeros'
+            table.append((source, split, start, n, problem))
+            start += n
         file.seek(0)
         file.write(_npy_header((start,))) # NumPy pads the header: its length does not depend on the number in it
+    if odd:
+        first = next(iter(odd))
+        warnings.warn(f'{len(odd)} of {len(table)} noise recordings are of no use, the first: {first}: {odd[first]}',
+                      CorpusWarning, stacklevel=2)
     table = pd.DataFrame(table, columns=['path', 'split', 'start', 'n_samples', 'problem'])
     return table.astype({'start': 'int64', 'n_samples': 'int64'})
 
@@ -650,8 +661,8 @@ def _parted(index):
     check_index(index)
     index = index.drop(columns=['problem', 'ok', 'bytes', 'changed_ns', 'crc32'], errors='ignore')
     clips, noise = (index[mask].reset_index(drop=True) for mask in (index['word'] != NOISE, index['word'] == NOISE))
-    pattern = index.attrs.get('speaker_pattern')
-    clips.attrs = {'folder': str(index.attrs.get('folder', '')), **({'speaker_pattern': pattern} if pattern else {})}
+    told = {name: index.attrs[name] for name in ('speaker_pattern', 'noise_from') if index.attrs.get(name)}
+    clips.attrs = {'folder': str(index.attrs.get('folder', '')), **told}
     if clips.empty: raise CorpusError('the index has no word clips; index a folder of word folders')
     return clips, noise
 

@@ -51,6 +51,14 @@ def noise_piece(
     return piece / np.float32(math.sqrt(power))
 
 
+def _sounding_piece(noises, n_samples, rng):
+    "A piece of any of the recordings; in many there are stretches of zeros, so silence is drawn again."
+    for n_left in range(99, -1, -1):
+        try: return noise_piece(noises[int(rng.integers(len(noises)))], n_samples, rng)
+        except RecordingError:
+            if not n_left: raise
+
+
 def endless_noise(
     noises:Sequence[np.ndarray], # recordings, (n,) mono, int16 or float in [-1, 1]
     n_samples:int, # wanted
@@ -60,13 +68,13 @@ def endless_noise(
     fade_s:float=0.5, # of which they overlap, s
     seed:int|Sequence[int]=0, # of the places
 )->np.ndarray: # (n_samples,) float32, mean square about 1
-    "Pieces of noise recordings, one fading into the next. `RecordingError` if there are none."
+    "Pieces of noise recordings, one fading into the next. `RecordingError` if there are none, or all are silent."
     if not len(noises): raise RecordingError('no noise recordings: give at least one')
     rng, hop, fade = np.random.default_rng(seed), round(piece_s * sample_rate), round(fade_s * sample_rate)
     rise = np.sin(np.pi / 2 * (np.arange(fade, dtype=np.float32) + 0.5) / fade)
     row = np.zeros(-(-n_samples // hop) * hop + fade, np.float32)
     for start in range(0, len(row) - fade, hop):
-        piece = noise_piece(noises[int(rng.integers(len(noises)))], hop + fade, rng)
+        piece = _sounding_piece(noises, hop + fade, rng)
         if start: piece[:fade] *= rise
         piece[hop:] *= rise[::-1]
         row[start:start + hop + fade] += piece

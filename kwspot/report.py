@@ -210,6 +210,7 @@ def _recordings(findings, corpus, hours):
     clips = clips.sample(min(n, len(clips)), random_state=findings.scores['seed'])
     noise = corpus[(corpus['word'] == NOISE) & (corpus['n_samples'] > 0)]
     if noise.empty: return {}
+    if (own := noise['split'] == findings.split).any(): noise = noise[own] # as `recording_scores` chooses
     with (tempfile.TemporaryDirectory(prefix='kwspot-', ignore_cleanup_errors=True) as folder,
           warnings.catch_warnings()):
         warnings.simplefilter('ignore', CorpusWarning) # unreadable clips were told of before

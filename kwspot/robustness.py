@@ -19,7 +19,7 @@ import pandas as pd
 import soxr
 from scipy import signal
 from . import corpus as corpora
-from .corpus import NOISE, CorpusError, check_counts, read_clip, to_int16
+from .corpus import NOISE, CorpusError, check_counts, read_noise, to_int16
 from .evaluation import bootstrap_accuracy, class_numbers, read_clips, run_labels, select_clips
 from .synth import coloured_noise
 
@@ -127,7 +127,8 @@ def noises(
     sample_rate:int=16000, # Hz
     seed:int=0, # of what is generated
 )->dict[str, np.ndarray]: # name -> (n,) samples
-    "The noises to test with: generated ones and the corpus's own."
+    """The noises to test with: generated ones and the corpus's own, ten minutes of each recording. Where the split has
+    more than six, they are one noise: ten seconds of each, of sixty at most."""
     rng, n_voices = np.random.default_rng(seed), min(6, len(clips))
     voices = np.stack([clips[rng.permutation(len(clips))[:60]].ravel() for _ in range(n_voices)]).astype(float)
     loud = np.sqrt(np.square(voices).mean(1, keepdims=True))
@@ -136,11 +137,12 @@ def noises(
             'babble': (voices / np.maximum(loud, 1)).sum(0)}
     rows = index[(index['word'] == NOISE) & (index['n_samples'] > 0)
                  & ((index['split'] == split) | (split == 'all'))]
-    for path in rows['path']:
-        own = read_clip(path, sample_rate=sample_rate)
-        if own.any():
-            made[Path(path).stem.replace('_', ' ') + (' (corpus)' if Path(path).stem.replace('_', ' ') in made
-                                                      else '')] = own
+    if many := len(rows) > 6: rows = rows.iloc[np.sort(rng.permutation(len(rows))[:60])]
+    own: Any = read_noise(rows, split=split, sample_rate=sample_rate, seconds=10 if many else 600)
+    if many: own = [('noise recordings', np.concatenate([np.zeros(0, np.int16), *(sound for _, sound in own)]))]
+    for path, sound in own:
+        name = Path(path).stem.replace('_', ' ')
+        made[name + (' (corpus)' if name in made else '')] = sound
     return {name: sound for name, sound in made.items() if np.any(sound)}
 
 # %% ../nbs/63_robustness.ipynb #d201cc4f

@@ -22,7 +22,6 @@ from .cluster import each_part
 from .corpus import CorpusError, CorpusWarning, _not_shared, fingerprint
 from .preprocessing import (_BUFFER, Packed, _check_seen, _check_lengths, _mended, _names, _npy_header,
                                   _Open, _parted, _states, _write_noise, read_rows)
-from .elsewhere import fetched
 from .storage import about_file, claim, exists, is_url, join, list_folder, open_bytes
 from .storage import remove, write_atomically, writing
 
@@ -258,6 +257,7 @@ def _check_rows(audio):
 # %% ../nbs/34_shards.ipynb #dabe9fe5
 _MANIFEST = 'shards.json'
 _FACTS = {'format', 'corpus', 'sample_rate', 'n_samples', 'fingerprint', 'n_clips', 'shards', 'noise'} # in it
+_TOLD = ('speaker_pattern', 'noise_from') # where the index says them
 
 def _sizes(folder):
     "{name: bytes} of what lies in a folder or under a URL."
@@ -322,7 +322,7 @@ def open_shards(
     _check_sizes(place, [*entries, quiet])
     tables = [_read_table(place, entry['name'], entry['table_sha256']) for entry in entries]
     clips = pd.concat(tables, ignore_index=True)
-    clips.attrs = {'folder': about['corpus'], **{name: about[name] for name in ('speaker_pattern',) if name in about}}
+    clips.attrs = {'folder': about['corpus'], **{name: about[name] for name in _TOLD if name in about}}
     paths = [join(place, f'{entry["name"]}.npy') for entry in entries]
     audio = Rows(paths, np.cumsum([0, *map(len, tables)]), clips.pop('crc32').to_numpy(), about['n_samples'])
     noise_table = _read_table(place, quiet['name'], quiet['table_sha256'])
@@ -349,7 +349,7 @@ def _write_quiet(folder, noise, sample_rate):
     name = f'noise-{_mark(_dated(noise), sample_rate, 0)}'
     audio, listing = (join(folder, f'{name}.{suffix}') for suffix in ('npy', 'parquet'))
     if not (exists(audio) and exists(listing) and _sound_noise(audio, listing, sample_rate)):
-        with writing(audio) as path, fetched(noise['path'].tolist()): found = _write_noise(noise, path, sample_rate)
+        with writing(audio) as path: found = _write_noise(noise, path, sample_rate)
         with writing(listing) as path: found.to_parquet(path, index=False)
     return {'name': name, 'n_recordings': len(noise), 'bytes': about_file(audio).n_bytes,
             'table_sha256': hashlib.sha256(open_bytes(listing)).hexdigest()}
@@ -425,7 +425,7 @@ def pack_shards(
                          progress=progress)
         about = {'format': _FORMAT, 'kwspot': kwspot.__version__, 'corpus': clips.attrs['folder'], **how,
                  'fingerprint': mark, 'n_clips': len(clips), 'mixed': mixed, 'shards': [*each]}
-        if 'speaker_pattern' in clips.attrs: about['speaker_pattern'] = clips.attrs['speaker_pattern']
+        about |= {name: clips.attrs[name] for name in _TOLD if name in clips.attrs}
         _finish(folder, {**about, 'noise': _write_quiet(folder, noise, sample_rate)})
     return _warned(open_shards(folder))
 

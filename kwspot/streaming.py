@@ -662,10 +662,11 @@ def split_recording(
     rows, table = np.concatenate(turns)[:n], packed.noise_table
     clips = packed.read(rows)
     loud = clips.any(axis=1) # what holds nothing but zeros cannot be laid over noise
-    chosen = table[table['split'].isin(noise)]
+    chosen = table[table['split'].isin(noise) & (table['n_samples'] > 0)]
     if chosen.empty:
         raise StreamError(f'{packed.clips.attrs.get("folder") or packed.folder}: no noise recording is in the splits '
-                          f'{", ".join(noise)}; put long recordings without words into its folder {NOISE}')
+                          f'{", ".join(noise)}; put long recordings without words into its folder {NOISE}, or name '
+                          'a folder of them (noise=..., on the command line --noise)')
     noises = [packed.noise[start:start + length] for start, length in zip(chosen['start'], chosen['n_samples'])]
     said = packed.clips.iloc[rows[loud]]
     recording, truth = make_recording(clips[loud], said['word'].to_numpy(), noises=noises, seed=seed,
@@ -785,7 +786,8 @@ def recording_scores(
     listener, n_parts, parts = open_listener(model), max(1, round(4 * hours)), []
     check_rate(listener, packed)
     splits = ('train', 'valid', 'test')
-    noise = [split] if (packed.noise_table['split'] == split).any() else splits
+    usable = packed.noise_table[packed.noise_table['n_samples'] > 0]
+    noise = [split] if (usable['split'] == split).any() else splits
     for part in range(n_parts): # other seeds than those of `fit_threshold`
         recording, truth = split_recording(packed, split, hours=hours / n_parts, noise=noise,
                                            seed=1000 * seed + 500 + part)

@@ -11,9 +11,9 @@ __all__ = ['STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed_policy', 'new
            'only_run', 'Run', 'whole_history', 'read_history', 'load_model', 'half_extended', 'load_run', 'choices_of',
            'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach',
            'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
-           'describe', 'finished', 'has_begun', 'pattern_of', 'settings_of', 'check_epochs', 'check_checkpoint',
-           'check_earlier', 'asked_recipe', 'train', 'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep',
-           'train_seeds', 'spread']
+           'describe', 'finished', 'has_begun', 'pattern_of', 'noise_of', 'settings_of', 'check_epochs',
+           'check_checkpoint', 'check_earlier', 'asked_recipe', 'train', 'train_teachers', 'begin_or_go_on', 'wherever',
+           'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -47,7 +47,7 @@ from . import augment as augmentation
 from . import modelling, preprocessing
 from .clip import waveform_batches
 from .cluster import each_part
-from .corpus import CorpusError, atomic_write, cannot_write, check_place
+from .corpus import CorpusError, atomic_write, cannot_write, check_place, noise_recordings
 from .decisions import decisions_mark
 from .lessons import (Lesson, TrainingWarning, batch_places, check_lesson, epoch_batches,  # noqa: F401
                             input_pipeline, make_lesson, packed_corpus, read_ahead, read_batch, speaker_folds,
@@ -961,6 +961,15 @@ def pattern_of(
     "The speaker pattern that an index or a pack was made with, if there was one."
     return getattr(getattr(corpus, 'clips', corpus), 'attrs', {}).get('speaker_pattern')
 
+
+def noise_of(
+    corpus:Any, # see `train`
+    noise:pd.DataFrame|None=None, # of `corpus.noise_recordings`, to join its own
+)->str|None:
+    "What the noise from elsewhere is that comes with an index, with a pack or beside them, if there is any."
+    source = corpus if noise is None else noise
+    return getattr(getattr(source, 'clips', source), 'attrs', {}).get('noise_from')
+
 # %% ../nbs/50_training.ipynb #186cf200
 def settings_of(
     *,
@@ -969,12 +978,14 @@ def settings_of(
     devices:int, # among which a batch is dealt
     start:Run|None, # to begin with
     speaker_pattern:str|None=None, # by which the corpus was split
+    noise:str|None=None, # from elsewhere, see `noise_of`
     **others, # of any value
 )->dict:
     "What a run is made of besides its recipe and corpus, as run.json holds it: what is as usual is left out."
     if decisions is not None: others['decisions'] = decisions_mark(decisions)
     if start is not None: others['start'] = start_mark(start)
     if speaker_pattern is not None: others['speaker_pattern'] = speaker_pattern
+    if noise is not None: others['noise'] = noise
     if mirrored(devices): others['devices'] = devices # before anything is packed or written
     if isinstance(others['seed'], bool) or not isinstance(others['seed'], (int, np.integer)) or others['seed'] < 0:
         raise TrainingError(f'seed is {others["seed"]!r}; it must be a whole number from 0 up')
@@ -1015,7 +1026,7 @@ def check_earlier(
 )->tuple[dict|None, dict, Recipe]: # run.json of the run that goes on or None, settings and recipe that hold
     "The run that is in the folder already, which must have been begun in the same way."
     if not (out / 'run.json').is_file(): return None, settings, chosen
-    earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'shuffle_window', 'devices', 'start'))
+    earlier, unnamed = read_info(out), dict.fromkeys(('decisions', 'noise', 'shuffle_window', 'devices', 'start'))
     if has_begun(out) and (not start_given or start_name(earlier) == start_name(settings)):
         settings = {**{name: value for name, value in settings.items() if name != 'start'},
                     **{name: earlier[name] for name in ('start',) if name in earlier}}
@@ -1057,6 +1068,7 @@ def train(
     speaker_pattern:str|None=None, # see `corpus.index`
     pack_folder:str|Path|None=None, # where the packed corpus goes, shards at a URL; None: `pack_place`
     decisions:str|Path|pd.DataFrame|None=None, # to honour; CSV file or table, `decisions.apply_decisions`
+    noise:str|Path|pd.DataFrame|None=None, # a folder of noise beside the corpus's own, `corpus.with_noise`
     shuffle_window:int|None=None, # clips among which an epoch is mixed, `shards.window_order`; None: all
     devices:int=1, # GPUs of this host that share the work, see `mirrored`
     start:str|Path|None=None, # whose weights it begins with: a run, 'synthetic', 'none'; None: as the recipe says
@@ -1067,26 +1079,25 @@ def train(
     On a CPU and on one GPU, the same seed gives the same bits on the same machine, interrupted or not; for that, a
     GPU computes in fixed order for the rest of the process. Where progress is None, only a terminal sees any.
     `TrainingError` in one line for what cannot be trained, gone on with or written."""
-    corpus, out = preprocessing.opened(corpus), Path(out)
+    corpus, out, noise = preprocessing.opened(corpus), Path(out), None if noise is None else noise_recordings(noise)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
     chosen = asked_recipe(recipe, start, model=model, batch_size=batch_size, epochs=epochs)
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
                            decisions=decisions, shuffle_window=shuffle_window, devices=devices, start=starts[0],
-                           speaker_pattern=speaker_pattern or pattern_of(corpus))
+                           speaker_pattern=speaker_pattern or pattern_of(corpus), noise=noise_of(corpus, noise))
     earlier, settings, chosen = check_earlier(out, settings, chosen, epochs_given=epochs is not None,
                                               start_given=start is not None)
     if isinstance(corpus, (str, Path)): speaker_pattern = settings.get('speaker_pattern')
     done = earlier is not None and finished(out, earlier, chosen.epochs)
     if not done: check_folder(out, None if has_begun(out) else corpus)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
-                           pack_folder=pack_folder, decisions=decisions, task=task,
+                           pack_folder=pack_folder, decisions=decisions, noise=noise, task=task,
                            progress=progress if isinstance(progress, bool) else None)
     asked = preprocessing.make_task(task, packed.clips[packed.clips['ok']])
     lesson = make_lesson(packed, asked, window=shuffle_window)
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
-    known = {name: value for name, value in (earlier or {}).items() if name in _OF_MODEL}
-    info = {**known, **describe(lesson, chosen, **settings)}
+    info = {n: v for n, v in (earlier or {}).items() if n in _OF_MODEL} | describe(lesson, chosen, **settings)
     if earlier: check_same(out, earlier, info)
     if done: return load_run(out)
     how: dict = dict(task=task, devices=devices, starts=starts, seed=seed, progress=progress)
@@ -1178,7 +1189,7 @@ def train_sweep(
     if inside := [name for name in recipes if (place / name / 'run.json').is_file()]:
         raise TrainingError(f'{Path(out) / inside[0]}: is a run folder; name another folder for the runs of the seeds')
     corpus = wherever(corpus)
-    options.update({name: wherever(options[name]) for name in ('decisions', 'pack_folder') if name in options})
+    options.update({name: wherever(options[name]) for name in ('decisions', 'noise', 'pack_folder') if name in options})
     if options.get('start') not in (None, 'synthetic', 'none'): options['start'] = wherever(options['start'])
     jobs = [(str(place / name / f'seed-{seed}'), {'recipe': choose_recipe(recipe), 'seed': seed})
             for name, recipe in recipes.items() for seed in seeds]

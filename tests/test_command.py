@@ -10,6 +10,7 @@ import wave
 import zipfile
 
 import numpy as np
+import pandas
 import pytest
 import soundfile
 
@@ -52,7 +53,8 @@ def test_wrong_usage_exits_2(args, tmp_path):
     ['audit', 'missing'], ['audit', 'empty'], ['audit', 'texts'], ['train', 'empty', '--out', 'run'], ['train', 'one', '--out', 'run'],
     ['evaluate', 'missing', 'one'], ['spot', 'missing', 'one/yes/a_nohash_0.wav'], ['export', 'texts'], ['fetch', 'v9', 'x'],
     ['synth', 'full', '--clips', '10'], ['synth', 'new', '--clips', '10', '--words', 'a/b'], ['train', 'one', '--out', 'run', '--task', 'nonsense,words'],
-    ['audit', 'one', '--out', 'one/table.csv'], ['fetch', 'own', 'new/place', '--url', 'http://127.0.0.1:9/own.zip', '--sha256', '0' * 64]])
+    ['audit', 'one', '--out', 'one/table.csv'], ['pack', 'one', '--out', 'run', '--noise', 'texts'],
+    ['fetch', 'own', 'new/place', '--url', 'http://127.0.0.1:9/own.zip', '--sha256', '0' * 64]])
 def test_what_is_refused_is_one_line_and_exit_1(args, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'texts/yes').mkdir(parents=True)
@@ -75,6 +77,22 @@ def test_json_is_alone_on_stdout(tmp_path):
     found = kwspot('audit', 'my corpus', '--out', 'findings.csv', '--json', cwd=tmp_path)
     assert json.loads(found.stdout)['n_clips'] == 40
     assert len((tmp_path / 'findings.csv').read_text(encoding='utf-8').splitlines()) > 40
+
+
+def test_noise_of_another_folder_is_packed_and_told_once(tmp_path):
+    write_wav(tmp_path / 'corpus/yes/a_nohash_0.wav')
+    write_wav(tmp_path / 'corpus/_background_noise_/hum.wav', 32000)
+    for name in ('one/ch01', 'one/ch02', 'two/ch01', 'three/ch01'): write_wav(tmp_path / f'kitchen/{name}.wav', 48000)
+    (tmp_path / 'kitchen/memo.wav').write_text('no sound')
+    (tmp_path / 'kitchen/LICENSE').write_text('mine')
+    done = kwspot('pack', 'corpus', '--out', 'pack', '--noise', 'kitchen', '--json', cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)['n_clips'] == 1, done
+    left_out, found = done.stderr.splitlines()
+    assert "left out that cannot be read: 1 (first 'memo.wav'" in left_out
+    assert found.endswith('kitchen: 4 recordings, 0.2 minutes, 2 for training, 1 for validation, 1 for testing')
+    noise = pandas.read_parquet(tmp_path / 'pack/noise.parquet')
+    assert noise['n_samples'].tolist() == [32000] + [48000] * 4
+    assert set(noise['split'][noise['path'].str.contains('one')]) == {'train'} # both of its channels
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no signals for a child')
