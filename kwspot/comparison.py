@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import gammaln
 from . import corpus as corpora
 from .corpus import CorpusError
-from .evaluation import interval, predictions, resamples, run_labels, speaker_groups, wilson
+from .evaluation import interval, pattern_for, predictions, resamples, run_labels, speaker_groups, wilson
 from .preprocessing import Packed
 
 # %% ../nbs/65_comparison.ipynb #0341c1af
@@ -103,7 +103,10 @@ def paired_answers(
 )->pd.DataFrame: # path, word, speaker, label, first, second (what each heard); a row a clip
     "What two runs hear in the same clips. `CorpusError` when they answer different questions."
     check_alike(first, second)
-    clips = corpora.index(corpus) if isinstance(corpus, (str, Path)) else corpus
+    clips = corpus
+    if isinstance(corpus, (str, Path)):
+        pattern = pattern_for(second, pattern_for(first))
+        clips = corpora.index(corpus, speaker_pattern=pattern)
     heard = [predictions(run, clips, split=split, seed=seed)[0] for run in (first, second)]
     table, other = (part[part['path'] != ''].set_index('path') for part in heard)
     table = table.rename(columns={'predicted': 'first'}).join(other['predicted'].rename('second'), how='inner')

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .exported import ClipsInSteps, Exported, calibrated, is_c, load_exported, model_mark
+from .exported import ClipsInSteps, Exported, facts_of, is_c, load_exported
 from .formats import EIGHT_BITS, FORMATS, ROUNDED, WRITERS, Source, known_formats
 from .modelfile import ExportError
 
@@ -337,9 +337,7 @@ def export(
     packed = proof_corpus(run, corpus, speaker_pattern=speaker_pattern)
     proof = make_proof(run, packed)
     told = about_proof(run, proof)
-    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
-             'model': run.info['model'],
-             'task': run.info['task'], 'mark': model_mark(run.folder), **calibrated(run)}
+    facts = facts_of(run)
     needs_clips = set(EIGHT_BITS) & set(formats)
     source = Source(run.model, facts, training_clips(run, packed, n_examples) if needs_clips
                     else np.zeros((0, run.n_samples), np.int16))

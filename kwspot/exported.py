@@ -419,3 +419,11 @@ def calibrated(
     "What an exported file must know of the run's calibration, and of the thresholds that were chosen for it."
     folder = Path(run.folder)
     return {**known_of(folder), **({'heard_by': ways} if (ways := heard_by(folder)) else {})}
+
+def facts_of(
+    run:Any, # training.Run, finished
+)->dict: # labels, sample_rate, n_samples, model, task, mark, of `calibrated`; speaker_pattern where the run has one
+    "What an exported file must know of its run."
+    names = 'model', 'task', *(['speaker_pattern'] if run.info.get('speaker_pattern') else [])
+    return {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
+            **{name: run.info[name] for name in names}, 'mark': model_mark(run.folder), **calibrated(run)}

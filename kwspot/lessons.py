@@ -204,8 +204,8 @@ class Lesson:
     @property
     def silence(self)->int|None:
         "The class that is silence, if the task has one."
-        return (self.labels.index('silence')
-                if 'silence' in self.labels and 'silence' not in set(self.packed.clips['word']) else None)
+        recorded = {'silence', '_silence_'} & set(self.packed.clips['word'])
+        return self.labels.index('silence') if 'silence' in self.labels and not recorded else None
 
     @property
     def unknown(self)->int|None:

@@ -149,7 +149,7 @@ def make_task(
                           f'({", ".join(words[:40])}{", ..." if len(words) > 40 else ""}) or use the task words')
     if not task.words:
         raise CorpusError(f'task {spec!r} names no word; give words, kaggle12, or a list like yes,no,stop')
-    others = len(words) > len(task.words)
+    others = any(task.label(word) == 'unknown' for word in words)
     return Task(spec, task.words, unknown=task.unknown and others, silence=task.silence)
 
 # %% ../nbs/30_preprocessing.ipynb #a2812c8e
@@ -569,7 +569,7 @@ def open_pack(
     if is_url(folder) or exists(join(folder, 'shards.json')):
         from kwspot.shards import open_shards
         return open_shards(folder)
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder)) # which a run remembers, wherever it is opened
     about = _about(folder)
     for name in _FILES: _check_file(folder/name, about['sizes'][name], about['sha256'].get(name))
     audio, noise = (np.load(folder/name, mmap_mode='r', allow_pickle=False) for name in ('audio.npy', 'noise.npy'))

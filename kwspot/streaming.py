@@ -30,7 +30,7 @@ from .chunks import Cutter, Levels, StreamError, as_chunk  # noqa: F401
 from .chunks import excerpt, microphone, read_chunks, read_raw  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
-from .exported import RUNNERS, at_temperature, calibrated, check_fresh, chosen_at_now, content_of, export_of
+from .exported import RUNNERS, at_temperature, check_fresh, chosen_at_now, content_of, export_of
 from .exported import exported_in, find_exported, heard_by, litert_interpreter, load_exported
 from .exported import model_mark, onnx_session, stored_temperature, temperature_of, thresholds_of
 from .modelfile import ExportError, HasFacts, attached_facts
@@ -291,10 +291,7 @@ def export_stream(
 )->dict: # file, bytes, max_abs_difference, hop, carried, ...
     "Write a run in steps for LiteRT into its folder export/; it must answer as the model does."
     from kwspot import stateful
-    facts = {'labels': list(run.labels), 'sample_rate': run.sample_rate, 'n_samples': run.n_samples,
-             'model': run.info['model'],
-             'mark': model_mark(run.folder), **calibrated(run)}
-    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts, hop_ms=hop_ms,
+    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts_of(run), hop_ms=hop_ms,
                                 carried=carried)
 
 # %% ../nbs/70_streaming.ipynb #bc262715

@@ -8,12 +8,12 @@ __all__ = ['STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed_policy', 'new
            'check_teachers', 'loss_of', 'average_weights', 'heard', 'ask_teachers', 'hearing', 'fused', 'training_step',
            'piece_step', 'mirrored_step', 'validation_step', 'validate', 'save_checkpoint', 'load_checkpoint',
            'write_json', 'read_info', 'flat', 'check_same', 'refuse_writing', 'refusals', 'check_folder', 'open_folder',
-           'only_run', 'Run', 'whole_history', 'read_history', 'load_model', 'half_extended', 'load_run', 'choices_of',
-           'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights', 'heard_ahead', 'teach',
-           'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn', 'write_history', 'finish',
-           'describe', 'finished', 'has_begun', 'pattern_of', 'noise_of', 'settings_of', 'check_epochs',
-           'check_checkpoint', 'check_earlier', 'asked_recipe', 'train', 'train_teachers', 'begin_or_go_on', 'wherever',
-           'train_sweep', 'train_seeds', 'spread']
+           'only_run', 'Run', 'whole_history', 'read_history', 'load_model', 'built_again', 'half_extended', 'load_run',
+           'choices_of', 'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights',
+           'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
+           'write_history', 'finish', 'describe', 'finished', 'has_begun', 'pattern_of', 'noise_of', 'settings_of',
+           'check_epochs', 'check_checkpoint', 'check_earlier', 'asked_recipe', 'train', 'teacher_seed',
+           'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
 from .quiet_tensorflow import tensorflow  # noqa: F401  without its messages, so before Keras
@@ -542,7 +542,7 @@ def open_folder(
 )->None:
     "Make a run folder; `TrainingError` as by `check_folder`."
     check_folder(folder)
-    (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -572,7 +572,7 @@ class Run(HasFacts):
     def model(self)->keras.Model:
         """Waveform float32 (batch, n_samples) in [-1, 1] -> probabilities (batch, n_classes).
         `TrainingError` if training is not finished, `TrainingWarning` if a finished one goes on with more epochs."""
-        model = load_model(self.folder / 'model.keras', self.labels)
+        model = load_model(self)
         if self.info['state'] != 'finished': warnings.warn(half_extended(self), TrainingWarning, stacklevel=2)
         return model
 
@@ -618,10 +618,11 @@ def read_history(
 
 # %% ../nbs/50_training.ipynb #3fa655dc
 def load_model(
-    file:Path, # the file
-    labels:Sequence[str], # that it should have
+    run:Run, # whose model is wanted
 )->keras.Model:
-    "The model of a run; `TrainingError` if it is missing, damaged or has another number of outputs."
+    """The model of a run, also where another version of Keras wrote it. `TrainingError` if it is missing, damaged or has
+    another number of outputs."""
+    file = run.folder / 'model.keras'
     if not file.is_file():
         raise TrainingError(f'{file.parent}: the training is not finished; run the same training again to go on')
     try: file.open('rb').close() # of what may not be read, Keras says that it is no model
@@ -631,10 +632,25 @@ def load_model(
     modelling.load_families()  # which registers the layers that a model may hold
     try: model = keras.models.load_model(file, compile=False)
     except Exception as error:
-        raise TrainingError(f'{file}: cannot be loaded ({type(error).__name__}); train again') from None
-    if model.output_shape[-1] != len(labels):
+        try: model = built_again(run, file)
+        except Exception:
+            raise TrainingError(f'{file}: cannot be loaded ({type(error).__name__}); train again') from None
+    if model.output_shape[-1] != len(run.labels):
         raise TrainingError(f'{file}: has {model.output_shape[-1]} outputs, '
-                            f'but run.json lists {len(labels)} labels; restore the file that belongs here')
+                            f'but run.json lists {len(run.labels)} labels; restore the file that belongs here')
+    return model
+
+
+def built_again(
+    run:Run, # whose architecture run.json tells
+    file:Path, # its model, of which only the weights are read
+)->keras.Model:
+    "A run's model without the configuration of its layers, in which an older Keras does not know what a newer one wrote."
+    recipe = run.info['recipe']
+    frontend = modelling.frontend_for(recipe['model'], sample_rate=run.sample_rate, **recipe['frontend'])
+    model = modelling.build(recipe['model'], len(run.labels), waveform=True, n_samples=run.n_samples, frontend=frontend,
+                            **recipe['network'])
+    model.load_weights(file)
     return model
 
 
@@ -1104,6 +1120,15 @@ def train(
     with refusals(out): return begin_or_go_on(lesson, chosen, out, info, **how)
 
 # %% ../nbs/50_training.ipynb #1cc83d4f
+def teacher_seed(
+    folder:Path, # the run folder of the teacher
+    seed:int, # of the pupil
+    number:int, # of the teacher, from 1
+)->int:
+    "A seed that no teacher of another pupil has; that of a run which has begun."
+    return load_run(folder).info['seed'] if has_begun(folder) else 1000 * seed + number
+
+
 def train_teachers(
     lesson:Lesson, # of the pupil
     out:Path, # the run folder of the pupil; theirs lie in it
@@ -1123,7 +1148,8 @@ def train_teachers(
     folders = {number: out / 'teachers' / str(number) for number in range(1, recipe.teachers + 1)}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', TrainingWarning) # said of their pupil
-        return [train(lesson.packed, folder, seed=seed + number, start=None if has_begun(folder) else begins, **how,
+        return [train(lesson.packed, folder, seed=teacher_seed(folder, seed, number),
+                      start=None if has_begun(folder) else begins, **how,
                       progress=watcher(progress, taught, following=(recipe.teachers - number) * taught.epochs + pupils)
                       ).model for number, folder in folders.items()]
 
@@ -1151,7 +1177,8 @@ def begin_or_go_on(
     tell_unsuited(learner)
     open_folder(out)
     with only_run(out):
-        write_json(out / 'run.json', info)
+        write_json(out / 'run.json', info) # before anything else: what was begun without it could not go on
+        (out / 'checkpoint').mkdir(exist_ok=True)
         teachers = train_teachers(lesson, out, recipe, task=task, seed=seed, devices=devices, start=starts[1],
                                   progress=progress)
         learner = with_teachers(learner, teachers)
