@@ -50,13 +50,14 @@ def _seconds(work:Callable[[pd.DataFrame, Path], object], # one competitor
 # %% ../nbs/75_benchmark.ipynb #7bfff615
 def summed_up(stage:str, # what was done
               peer:str, # whose way it was compared with
-              rounds:Sequence[tuple[float, float]], # our speed and the peer's, each round, clips/s
-              )->dict: # stage, kwspot and other in clips/s, ratio
+              rounds:Sequence[tuple[float, float]], # our speed and the peer's, each round
+              unit:str='clips/s', # of the speeds
+              )->dict: # stage, peer, kwspot, other and their unit, ratio
     "The median speed of each, and the median of the ratios."
     ours, theirs = np.median(rounds, axis=0)
     ratio = np.median([a / b for a, b in rounds])
     return dict(stage=stage, peer=peer, kwspot=round(float(ours)), other=round(float(theirs)),
-                ratio=round(float(ratio), 2))
+                unit=unit, ratio=round(float(ratio), 2))
 
 # %% ../nbs/75_benchmark.ipynb #218a0a9a
 def run_race(race:Race, # what to run
@@ -238,26 +239,32 @@ def stream_per_second(streamer:Any, # streaming.Streamer
     return seconds / (time.process_time() - started)
 
 # %% ../nbs/75_benchmark.ipynb #171d29df
+_SMALL = {'KWT-1': 'kwt-1', 'BC-ResNet-1': 'bc-resnet-1', 'MatchboxNet 3x1x64': 'matchboxnet-3x1x64',
+          'TC-ResNet 8': 'tc-resnet-8', 'DS-CNN': 'ds-cnn'} # the smallest of each paper
+
+
 def race_use(*,
              n_rounds:int=5, # measured rounds
-             )->list[dict]: # as `run_race` gives them; for the stream, seconds of audio in a second
-    "One clip and a stream, kwspot's network beside its peers, as LiteRT files on one core."
+             )->list[dict]: # as `run_race` gives them
+    "One clip and a stream, kwspot's small network beside those of the papers, as LiteRT files on one core."
     from kwspot.exported import load_exported
     from kwspot.streaming import Streamer, Windows
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        ours, kwt = (load_exported(write_untrained(folder / f'{name}.tflite', name)) for name in ('kwspot-s', 'kwt-1'))
+        ours, *others = (load_exported(write_untrained(folder / f'{name}.tflite', name))
+                         for name in ('kwspot-s', *_SMALL.values()))
         causal = load_exported(write_untrained(folder / 'causal.tflite', 'kwspot-s', causal=True))
         steps, light = (Streamer(write_untrained(folder / f'{name}.tflite', 'kwspot-s', format=name, causal=True))
                         for name in ('litert-stream', 'litert-stream-dynamic'))
         windows = Streamer(Windows(causal, hop_ms=steps.ear.listener.hop_ms))
-        clips = [(clips_per_second(ours), clips_per_second(kwt)) for _ in range(n_rounds)]
+        clips = [[clips_per_second(exported) for exported in (ours, *others)] for _ in range(n_rounds)]
         streams = [[stream_per_second(streamer) for streamer in (steps, light, windows)] for _ in range(n_rounds)]
-    stage, peer = 'a stream by LiteRT, an answer every 40 ms', 'each window anew'
-    return [summed_up('one clip by LiteRT, one core', 'KWT-1', clips),
-            summed_up(stage, peer, [(plain, anew) for plain, _, anew in streams]),
+    stage, peer, unit = 'a stream by LiteRT, an answer every 40 ms', 'each window anew', 's of audio/s'
+    return [*(summed_up('one clip by LiteRT, one core', name, [(each[0], each[at]) for each in clips])
+              for at, name in enumerate(_SMALL, 1)),
+            summed_up(stage, peer, [(plain, anew) for plain, _, anew in streams], unit),
             summed_up(f'{stage}, weights in 8 bits', f'{peer}, in float32',
-                      [(small, anew) for _, small, anew in streams])]
+                      [(small, anew) for _, small, anew in streams], unit)]
 
 # %% ../nbs/75_benchmark.ipynb #8c1939d2
 _MEMORY_PROGRAM = """\
@@ -305,7 +312,7 @@ def bench(folder:str|Path|None=None, # a corpus of canonical WAV files; None: sy
           training:bool=True, # race an epoch of training too
           use:bool=True, # race exported networks too
           say:Callable[[str], None]=lambda text: None, # told what begins
-          )->pd.DataFrame: # stage, peer, kwspot and other (clips/s; a stream: seconds of audio a second), ratio
+          )->pd.DataFrame: # stage, peer, kwspot and other and their unit, ratio
     "kwspot's speeds beside its peers', measured in this process, one after the other."
     from kwspot.preprocessing import make_task
     if folder is None:
@@ -336,9 +343,9 @@ def plot_bench(table:pd.DataFrame, # of `bench`
     names = [f'{stage}<br>beside {peer}' for stage, peer in zip(table.stage, table.peer)]
     figure = go.Figure(go.Bar(x=table.ratio, y=names, orientation='h', marker_color='#0072b2',
                               text=[f'{ratio:g} ×' for ratio in table.ratio],
-                              customdata=table[['kwspot', 'other']],
-                              hovertemplate='kwspot %{customdata[0]:,} clips/s<br>'
-                              'peer %{customdata[1]:,} clips/s<extra></extra>'))
+                              customdata=table[['kwspot', 'other', 'unit']],
+                              hovertemplate='kwspot %{customdata[0]:,} %{customdata[2]}<br>'
+                              'peer %{customdata[1]:,} %{customdata[2]}<extra></extra>'))
     figure.add_vline(x=1, line_dash='dot', line_color='#555555')
     figure.update_layout(title='kwspot beside its peers, same clips, same run', xaxis_title='times as fast',
                          yaxis_autorange='reversed',

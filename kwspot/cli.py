@@ -983,15 +983,16 @@ def bench(folder:Annotated[Path|None, typer.Argument(metavar='CORPUS', callback=
             f"{facts['n_clips']:,} clips: peak {facts['pack_mb']:,} MB while packing, "
             f"{facts['train_mb']:,} MB with training"))
         return
+    from kwspot.export import processor
     table = benchmark.bench(folder, n_clips=clips, say=_stage_on_terminal)
-    _show(dict(races=table.to_dict('records')), as_json, _say_bench)
+    _show(dict(processor=processor(), races=table.to_dict('records')), as_json, _say_bench)
 
 # %% ../nbs/80_cli.ipynb #fc4916b6
 def _say_bench(result:dict, # what `bench --json` prints
                )->None:
     "The table for people."
-    _table('', ['stage', 'beside', 'kwspot clips/s', 'peer clips/s', 'ratio'],
-           [(r['stage'], r['peer'], f"{r['kwspot']:,}", f"{r['other']:,}", f"{r['ratio']:.2f}")
+    _table(result['processor'], ['stage', 'beside', 'kwspot', 'peer', 'unit', 'ratio'],
+           [(r['stage'], r['peer'], f"{r['kwspot']:,}", f"{r['other']:,}", r['unit'], f"{r['ratio']:.2f}")
             for r in result['races']])
 
 # %% ../nbs/80_cli.ipynb #17957233
