@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .exported import ClipsInSteps, Exported, facts_of, is_c, load_exported
+from .exported import ClipsInSteps, Exported, facts_to_export, is_c, load_exported
 from .formats import EIGHT_BITS, FORMATS, ROUNDED, WRITERS, Source, known_formats
 from .modelfile import ExportError
 
@@ -337,7 +337,7 @@ def export(
     packed = proof_corpus(run, corpus, speaker_pattern=speaker_pattern)
     proof = make_proof(run, packed)
     told = about_proof(run, proof)
-    facts = facts_of(run)
+    facts = facts_to_export(run)
     needs_clips = set(EIGHT_BITS) & set(formats)
     source = Source(run.model, facts, training_clips(run, packed, n_examples) if needs_clips
                     else np.zeros((0, run.n_samples), np.int16))

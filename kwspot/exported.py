@@ -7,7 +7,7 @@ __all__ = ['RUNNERS', 'Exported', 'litert_interpreter', 'litert_function', 'run_
            'onnx_session', 'run_onnx', 'run_keras', 'savedmodel_facts', 'run_savedmodel', 'ClipsInSteps', 'run_steps',
            'model_mark', 'export_of', 'find_exported', 'facts_of', 'stored_temperature', 'chosen_at_now',
            'thresholds_of', 'heard_by', 'known_of', 'carried_by', 'check_fresh', 'load_exported', 'exported_in',
-           'temperature_of', 'at_temperature', 'calibrated']
+           'temperature_of', 'at_temperature', 'calibrated', 'facts_to_export']
 
 # %% ../nbs/69_exported.ipynb #1fb933f9
 import contextlib
@@ -420,7 +420,7 @@ def calibrated(
     folder = Path(run.folder)
     return {**known_of(folder), **({'heard_by': ways} if (ways := heard_by(folder)) else {})}
 
-def facts_of(
+def facts_to_export(
     run:Any, # training.Run, finished
 )->dict: # labels, sample_rate, n_samples, model, task, mark, of `calibrated`; speaker_pattern where the run has one
     "What an exported file must know of its run."

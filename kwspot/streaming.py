@@ -31,7 +31,7 @@ from .chunks import excerpt, microphone, read_chunks, read_raw  # noqa: F401
 from .events import Answers, Decider, Decision, Event, Smoother, decision_for  # noqa: F401
 from .events import plot_answers, smoothed
 from .exported import RUNNERS, at_temperature, check_fresh, chosen_at_now, content_of, export_of
-from .exported import exported_in, find_exported, heard_by, litert_interpreter, load_exported
+from .exported import exported_in, facts_to_export, find_exported, heard_by, litert_interpreter, load_exported
 from .exported import model_mark, onnx_session, stored_temperature, temperature_of, thresholds_of
 from .modelfile import ExportError, HasFacts, attached_facts
 from .quiet_tensorflow import quiet
@@ -291,7 +291,7 @@ def export_stream(
 )->dict: # file, bytes, max_abs_difference, hop, carried, ...
     "Write a run in steps for LiteRT into its folder export/; it must answer as the model does."
     from kwspot import stateful
-    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts_of(run), hop_ms=hop_ms,
+    return stateful.write_steps(run.model, run.folder / 'export' / STREAM_FILE, facts_to_export(run), hop_ms=hop_ms,
                                 carried=carried)
 
 # %% ../nbs/70_streaming.ipynb #bc262715
