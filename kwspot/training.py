@@ -620,8 +620,8 @@ def read_history(
 def load_model(
     run:Run, # whose model is wanted
 )->keras.Model:
-    """The model of a run, also where another version of Keras wrote it. `TrainingError` if it is missing, damaged or has
-    another number of outputs."""
+    """The model of a run, also where another version of Keras wrote it. `TrainingError` if it is missing, damaged or
+    has another number of outputs."""
     file = run.folder / 'model.keras'
     if not file.is_file():
         raise TrainingError(f'{file.parent}: the training is not finished; run the same training again to go on')
@@ -645,7 +645,7 @@ def built_again(
     run:Run, # whose architecture run.json tells
     file:Path, # its model, of which only the weights are read
 )->keras.Model:
-    "A run's model without the configuration of its layers, in which an older Keras does not know what a newer one wrote."
+    "A run's model without its file's options of layers, of which an older Keras may not know what a newer one wrote."
     recipe = run.info['recipe']
     frontend = modelling.frontend_for(recipe['model'], sample_rate=run.sample_rate, **recipe['frontend'])
     model = modelling.build(recipe['model'], len(run.labels), waveform=True, n_samples=run.n_samples, frontend=frontend,
@@ -653,7 +653,7 @@ def built_again(
     model.load_weights(file)
     return model
 
-
+# %% ../nbs/50_training.ipynb #cfe75704
 def half_extended(
     run:Run, # whose model is from before more epochs were asked for, which are not done yet
 )->str:
