@@ -407,10 +407,12 @@ def fit_temperature(
     probabilities:np.ndarray, # (n_clips, n_classes) on clips that the model was not trained on
     targets:np.ndarray, # (n_clips,) int, true class
 )->float: # between 0.05 and 20
-    "The temperature with the smallest log loss."
-    loss = lambda power: log_loss(temper(probabilities, np.exp(power)), targets)
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded',
-                                        options={'xatol': 1e-5}).x))
+    """The temperature with the smallest log loss; 1 where that is at an end of the search, and where every clip is
+    heard rightly: there the surer, the better."""
+    if (np.asarray(probabilities).argmax(1) == targets).all(): return 1.
+    loss, ends = lambda power: log_loss(temper(probabilities, np.exp(power)), targets), (np.log(.05), np.log(20))
+    best = minimize_scalar(loss, bounds=ends, method='bounded', options={'xatol': 1e-5}).x
+    return 1. if np.isclose(best, ends, rtol=0, atol=1e-3).any() else float(np.exp(best))
 
 # %% ../nbs/62_operating.ipynb #dbe30c68
 def halves(
@@ -432,18 +434,19 @@ def calibration(
     *,
     seed:int=0, # of the halves
     n_bins:int=15, # of the reliability diagram
-)->dict: # temperature, ece, log_loss, ece_tempered, log_loss_tempered, n_clips
+)->dict: # temperature, ece, log_loss, ece_tempered, log_loss_tempered, n_clips, n_wrong
     """How well the probabilities are calibrated, and how well with a temperature that was fitted on other speakers.
-    With only one speaker, and windows of silence perhaps, that cannot be told: the temperature is 1, and what it
-    brings None."""
+    With only one speaker, and windows of silence perhaps, that cannot be told, and where no clip is wrong there is
+    nothing to fit: the temperature is 1, and what it brings None."""
     probabilities, targets = np.asarray(probabilities, float), np.asarray(targets, int)
     half = halves(speakers, seed=seed)
-    apart = half.any() and not half.all() and len(set(speakers) - {''}) != 1
+    right = probabilities.argmax(1) == targets
+    apart = half.any() and not half.all() and len(set(speakers) - {''}) != 1 and not right.all()
     tempered = probabilities.copy()
     for part in (half, ~half) if apart else ():
         tempered[part] = temper(probabilities[part], fit_temperature(probabilities[~part], targets[~part]))
-    result: dict = {'temperature': fit_temperature(probabilities, targets) if apart else 1., 'n_clips': len(targets)}
-    right = probabilities.argmax(1) == targets
+    result: dict = {'temperature': fit_temperature(probabilities, targets) if apart else 1., 'n_clips': len(targets),
+                    'n_wrong': int((~right).sum())}
     for name, values in (('', probabilities), ('_tempered', tempered if apart else None)):
         result |= {f'ece{name}': None, f'log_loss{name}': None}
         if values is None: continue
@@ -564,8 +567,8 @@ def calibrate_run(
     seed:int=0, # of the halves
 )->dict: # of `calibration`, and split
     """Fit a temperature to a run and keep it in its run.json. Where one that is fitted on half of the speakers makes
-    the other half worse, or there is one speaker only, there is a warning and none is kept, nor an earlier one: the
-    temperature is 1."""
+    the other half worse, where there is one speaker only and where no clip is wrong, there is a warning and none is
+    kept, nor an earlier one: the temperature is 1."""
     table, probabilities = predictions(run, corpus, split=split, seed=seed)
     targets = class_numbers(table['label'], run_labels(run))
     facts = {**calibration(probabilities, targets, table['speaker'].to_numpy(dtype=object), seed=seed),
@@ -582,7 +585,10 @@ def calibrate_run(
 def _useless(facts):
     "Why the temperature of a `calibration` is not to be kept; '' where it is good."
     split, before, after = facts['split'], facts['log_loss'], facts['log_loss_tempered']
+    if not facts['n_wrong']:
+        return f'none of the {facts["n_clips"]} clips of {split} is heard wrongly, so there is nothing to fit it to'
     if after is None: return f'one that is fitted on the only speaker of {split} cannot be tried on another'
+    if facts['temperature'] == 1: return f'the one that suits {split} best is beyond the search, from 0.05 to 20'
     if after <= before: return ''
     return (f'fitted on half of the speakers of {split} it makes the log loss of the others worse, {after:.2f} '
             f'instead of {before:.2f}; {facts["n_clips"]} clips are too few, or too unlike each other')

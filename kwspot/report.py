@@ -300,6 +300,7 @@ def _calibration_tile(facts):
 
 def _tempered_text(facts):
     "What a temperature would bring."
+    if not facts['n_wrong']: return 'no clip is wrong, so there is nothing to fit a temperature to'
     if facts['ece_tempered'] is None: return 'with one speaker nobody can say what a temperature would bring'
     return f'{100 * facts["ece_tempered"]:.1f} with a temperature fitted on other speakers'
 
@@ -533,12 +534,13 @@ def calibration_section(
         right = findings.clips['label'] == findings.clips['predicted']
         tables = {'the network': operating.reliability(raw, right),
                   f'at the stored temperature {kept:.2f}': findings.tables['reliability']}
+    better = facts['ece_tempered'] is not None and facts['ece_tempered'] < facts['ece']
+    offer = '; <code>kwspot evaluate --calibrate</code> fits one to the validation speakers' if better else ''
     said = ('<p>Of the clips to which the model gives 90 %, nine in ten should be right. The expected calibration '
             f'error of the network is {100 * facts["ece"]:.1f} points; {_tempered_text(facts)}'
             + (f' (about {facts["temperature"]:.2f}). ' if facts['ece_tempered'] is not None else '. ')
-            + ('No temperature is stored with the run; <code>kwspot evaluate --calibrate</code> does that.'
-               if kept is None else f'At the stored temperature of {kept:.2f}, which every other figure of this page '
-               f'has, it is {100 * facts["ece_stored"]:.1f}.') + '</p>')
+            + (f'No temperature is stored with the run{offer}.' if kept is None else
+               f'At the stored temperature of {kept:.2f}, which every other figure of this page has, it is {100 * facts["ece_stored"]:.1f}.') + '</p>')
     return said + picture_tag(operating.plot_reliability(tables, title='Reliability'),
                               'Accuracy against the probability of what was predicted')
 
