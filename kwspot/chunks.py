@@ -139,6 +139,7 @@ def about_missing(
 # %% ../nbs/36_chunks.ipynb #b02dd5ca
 def _blocks(source, n):
     "Mono blocks of an open sound file, also of those in which nobody can seek."
+    if source.format == 'MP3': source.seekable = lambda: False # else soundfile seeks after each read, and bits are lost
     while len(block := source.read(n, dtype='float32', always_2d=True)): yield block.mean(axis=1)
 
 

@@ -326,8 +326,11 @@ _BLOCK = 2**18 # samples decoded at a time: what a header promises and the file 
 def _in_blocks(file, dtype):
     "(n_samples, channels) of all that a sound file holds; closes it."
     with file:
-        blocks = [file.read(_BLOCK, dtype=dtype, always_2d=True)]
-        while len(blocks[-1]) == _BLOCK: blocks.append(file.read(_BLOCK, dtype=dtype, always_2d=True))
+        if file.format == 'MP3': file.seekable = lambda: False # else soundfile seeks after each read, and bits are lost
+        blocks, left = [], file.frames
+        while not blocks or len(blocks[-1]) == _BLOCK:
+            blocks.append(file.read(min(_BLOCK, left), dtype=dtype, always_2d=True))
+            left -= len(blocks[-1])
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 def _decoded_values(path, content, header):
