@@ -134,7 +134,20 @@ def about_missing(
             if '(should be' in source.extra_info:
                 from kwspot.corpus import _problem
                 if problem := _problem(source): return f'is {problem}'
+            left = source.frames / source.samplerate - n_samples / (rate or source.samplerate)
+        if left > 0.1: return f'is cut short or damaged, {left:.2f} s that its header promises are not there'
+        if head[:4] == b'OggS' and not _ends(file): return 'is cut short or was never finished, its last page is not there'
     return ''
+
+
+def _ends(file):
+    "Whether an Ogg file is there up to the page that is marked as its last."
+    with open(file, 'rb') as opened:
+        opened.seek(max(0, Path(file).stat().st_size - 2 ** 17)) # a page has less than 2 ** 16 bytes
+        page = opened.read()
+    page = page[max(0, page.rfind(b'OggS')):]
+    whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(page[27:27 + page[26]])
+    return whole and bool(page[5] & 4)
 
 # %% ../nbs/36_chunks.ipynb #b02dd5ca
 def _blocks(source, n):
@@ -159,15 +172,20 @@ def read_chunks(
     chunk_ms:float=1000., # read at a time, ms
 )->Iterator[np.ndarray]: # (n,) float32
     """A recording in chunks: channels averaged, resampled. `StreamError` if it cannot be read, at the end if its
-    header tells that this was cut off."""
+    header tells that this was cut off; a warning where an Ogg file lacks its last page."""
     try:
         import soundfile
         with soundfile.SoundFile(file) as source:
             if not _is_recording(source, file): raise RuntimeError
             blocks = _blocks(source, max(1, round(source.samplerate * chunk_ms / 1000)))
             same = source.samplerate == sample_rate
-            yield from blocks if same else resampled(blocks, source.samplerate, sample_rate)
-            if missing := about_missing(file, source.frames): raise StreamError(f'{file}: {missing}')
+            n_read = 0
+            for chunk in blocks if same else resampled(blocks, source.samplerate, sample_rate):
+                n_read += len(chunk)
+                yield chunk
+            if missing := about_missing(file, n_read, rate=None if same else sample_rate):
+                if source.format != 'OGG': raise StreamError(f'{file}: {missing}')
+                warnings.warn(f'{file}: {missing}', stacklevel=2) # live recordings end so
     except (RuntimeError, OSError, TypeError) as error:
         from kwspot.corpus import _why_not, read_header
         raise StreamError(f'{file}: {_why_not(read_header(file)) or "cannot be decoded"}') from error
