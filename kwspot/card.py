@@ -117,18 +117,21 @@ def card_scores(
     info:Mapping, # run.json
 )->str:
     "How good the Keras model is, and how sure that is."
+    from kwspot.evaluation import speech_alone, whose_clips
     proof, own = info['proof'], is_own(info)
     ends = lambda name, form: ' to '.join(form.format(end) for end in proof[f'{name}_ci95'])
     chosen = ('\nThe best epoch was chosen on these same clips, so these figures are a little too good.'
               if proof['split'] == 'valid' and own else '')
     rows = [(label, *(f'{row[name]:.3f}' for name in ('precision', 'recall', 'f1')), row['n'])
             for label, row in proof['weakest'].items()]
-    known = proof['n_speakers']
-    by = f'{known} speakers' if known else 'people who are not named'
+    known, silent, speech = proof['n_speakers'], proof.get('n_silence', 0), speech_alone(proof)
+    by, _, quiet = whose_clips(proof).partition(', ')
     where = '' if own else f" of `{proof['corpus']['name']}`"
-    return (f"On {proof['n_clips']:,} clips by {by} of the split `{proof['split']}`{where}, "
-            f"{were_heard(proof.get('n_heard_speakers'), own)}, the accuracy is {proof['accuracy']:.1%} (95 % interval "
-            f"{ends('accuracy', '{:.1%}')}, by bootstrap over {'speakers' if known else 'clips'}), the macro-F1 "
+    alone = '' if speech is None else f'{speech:.1%} on speech alone; '
+    return (f"On {proof['n_clips']:,} clips{', ' if silent else ' '}{by} of the split `{proof['split']}`{where}, "
+            f"{were_heard(proof.get('n_heard_speakers'), own)}, {f'and {quiet}, ' if silent else ''}the accuracy is "
+            f"{proof['accuracy']:.1%} ({alone}95 % interval {ends('accuracy', '{:.1%}')}, "
+            f"by bootstrap over {'speakers' if known else 'clips'}), the macro-F1 "
             f"{proof['macro_f1']:.3f} ({ends('macro_f1', '{:.3f}')}).\nAlways "
             f"giving the commonest answer would score {proof['majority_baseline']:.1%}.{chosen}\n\nThe labels it "
             'knows least well:\n\n'
@@ -143,7 +146,6 @@ def were_heard(
     names = '' if own else ', by the names of the files,'
     if n is None: return 'some of whom the training may have heard'
     return f'{n} of whom{names} the training heard' if n else f'none of whom{names} the training heard'
-
 
 # %% ../nbs/72_card.ipynb #a5577974
 def proved_on(

@@ -179,11 +179,11 @@ def _table(title:str, # above the table
 def describe_accuracy(scores:dict, # what `evaluation.evaluate` returns
                       )->str: # one line
     "Accuracy with its 95 % interval over speakers, beside the majority baseline."
-    low, high = scores['accuracy_ci95']
-    unseen = 'unseen ' if scores.get('split', 'test') in ('test', 'valid') else ''
-    by = f"{scores['n_speakers']} {unseen}speakers" if scores['n_speakers'] else 'people who are not named'
-    return (f"{scores['accuracy']:.1%} of {scores['n_clips']:,} clips by {by} "
-            f"(95 % interval {low:.1%} to {high:.1%}; "
+    from kwspot.evaluation import speech_alone, whose_clips
+    (low, high), speech = scores['accuracy_ci95'], speech_alone(scores)
+    by = whose_clips(scores, who='unseen speaker' if scores.get('split', 'test') in ('test', 'valid') else 'speaker')
+    return (f"{scores['accuracy']:.1%} of {scores['n_clips']:,} clips{':' if scores.get('n_silence') else ''} {by} "
+            f"(95 % interval {low:.1%} to {high:.1%}; {'' if speech is None else f'on speech alone {speech:.1%}; '}"
             f"always the commonest answer: {scores['majority_baseline']:.1%})")
 
 # %% ../nbs/80_cli.ipynb #af365595

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['count_confusion', 'class_table', 'macro_f1', 'top_confusions', 'wilson', 'expanded_tail', 'resamples',
            'speaker_groups', 'interval', 'bootstrap_accuracy', 'coverage', 'speaker_table', 'plot_speakers', 'score',
-           'plot_confusion', 'plot_confusion_interactive', 'as_run', 'pattern_for', 'run_labels', 'run_task',
-           'select_clips', 'predictions', 'silence_windows', 'score_predictions', 'class_numbers', 'evaluate',
-           'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'clip_players']
+           'whose_clips', 'speech_alone', 'plot_confusion', 'plot_confusion_interactive', 'as_run', 'pattern_for',
+           'run_labels', 'run_task', 'select_clips', 'predictions', 'silence_windows', 'score_predictions',
+           'class_numbers', 'evaluate', 'worst_errors', 'confused_clips', 'read_clips', 'audio_tag', 'clip_players']
 
 # %% ../nbs/60_evaluation.ipynb #25e4d756
 import base64
 import html
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -299,17 +299,38 @@ def score(
     table, there = class_table(confusion, labels), confusion.sum(1)
     accuracy_ci, f1_ci = _intervals(targets, predicted, len(labels), speakers, seed, n_boot)
     worst = speaker_table(right, speakers).head(5).reset_index()
+    spoken = np.array([label != 'silence' for label in labels])[targets]
     return {'accuracy': float(right.mean()), 'accuracy_ci95': list(accuracy_ci),
             'accuracy_wilson95': list(wilson(int(right.sum()), len(right))),
             'macro_f1': float(macro_f1(confusion)), 'macro_f1_ci95': list(f1_ci),
             'balanced_accuracy': float(table['recall'][there > 0].mean()),
             'majority_baseline': float(there.max() / there.sum()),
             'majority_label': str(labels[int(there.argmax())]),
-            'n_clips': len(targets), 'n_speakers': n_speakers, 'labels': list(map(str, labels)),
+            'n_clips': len(targets), 'n_silence': int((~spoken).sum()), 'n_speakers': n_speakers,
+            'accuracy_speech': float(right[spoken].mean()) if spoken.any() else None, 'labels': list(map(str, labels)),
             'per_class': {label: {name: None if value != value else int(value) if name == 'n' else value
                                   for name, value in row.items()} for label, row in table.to_dict('index').items()},
             'confusion': confusion.tolist(), 'top_confusions': top_confusions(confusion, labels).to_dict('records'),
             'worst_speakers': worst.to_dict('records')}
+
+# %% ../nbs/60_evaluation.ipynb #c8d3d9f6
+def whose_clips(
+    scores:Mapping, # of `score`
+    *,
+    who:str='speaker', # one of them
+)->str:
+    "By whom the clips are, and how many of them are silence."
+    n, silent = scores['n_speakers'], scores.get('n_silence', 0)
+    by = f"by {n:,} {who}{'s' if n != 1 else ''}" if n else 'by people who are not named'
+    return f"{scores['n_clips'] - silent:,} {by}, {silent:,} of silence" if silent else by
+
+
+def speech_alone(
+    scores:Mapping, # of `score`
+)->float|None: # None where it is the accuracy, to the tenth of a percent, or where nobody speaks
+    "The accuracy without the windows of silence."
+    share = scores.get('accuracy_speech')
+    return None if share is None or f"{share:.1%}" == f"{scores['accuracy']:.1%}" else share
 
 # %% ../nbs/60_evaluation.ipynb #74db947a
 def plot_confusion(
@@ -583,7 +604,7 @@ def predictions(
 def silence_windows(
     run:Any, # a training.Run, or anything with `info`
     corpus:pd.DataFrame|Packed, # an index or a pack
-    n:int, # how many `predictions` drew: `n_silence` of `score_predictions`
+    n:int, # how many `predictions` drew: its rows without a path
     *,
     split:str='test', # as it was asked for there
     seed:int=0, # as there
@@ -603,11 +624,11 @@ def score_predictions(
     seed:int=0, # of the bootstrap
     n_boot:int=2000, # resamples of the bootstrap
 )->dict:
-    "The figures of `score` for what a run heard, and `task` and `n_silence`."
+    "The figures of `score` for what a run heard, and `task`."
     targets = class_numbers(table['label'], run_labels(run))
     scores = score(probabilities, targets, run_labels(run), table['speaker'].to_numpy(dtype=object), seed=seed,
                    n_boot=n_boot)
-    return {**scores, 'task': run.info.get('task', 'words'), 'n_silence': int((table['path'] == '').sum())}
+    return {**scores, 'task': run.info.get('task', 'words')}
 
 # %% ../nbs/60_evaluation.ipynb #2d863e63
 def class_numbers(
@@ -633,7 +654,7 @@ def evaluate(
     n_boot:int=2000, # resamples of the bootstrap
     cluster:object=None, # address of a Dask scheduler, or a client; None: KWSPOT_CLUSTER, else this machine
 )->dict:
-    """The figures of `score` for a run on the clips of a split, and `split`, `task`, `n_silence`, `seed`.
+    """The figures of `score` for a run on the clips of a split, and `split`, `task`, `seed`.
     `CorpusError` without any clips."""
     check_counts(batch_size=batch_size, n_boot=n_boot)
     run = as_run(run)

@@ -291,7 +291,8 @@ def about_proof(
     from kwspot.card import about_corpus
     targets = np.array([run.labels.index(label) for label in proof.truth])
     scores = evaluation.score(proof.expected, targets, run.labels, proof.table['speaker'].to_numpy(dtype=object))
-    told = ('accuracy', 'accuracy_ci95', 'macro_f1', 'macro_f1_ci95', 'majority_baseline', 'n_clips', 'n_speakers')
+    told = ('accuracy', 'accuracy_ci95', 'accuracy_speech', 'macro_f1', 'macro_f1_ci95', 'majority_baseline', 'n_clips',
+            'n_silence', 'n_speakers')
     heard = {label: row for label, row in scores['per_class'].items() if row['n']}
     weakest = dict(sorted(heard.items(), key=lambda item: item[1]['f1'])[:5])
     known = training_corpus(run)

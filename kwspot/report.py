@@ -309,16 +309,17 @@ def headline(
 )->str: # HTML
     "The figures that must be seen together."
     scores = findings.scores
+    speech = evaluation.speech_alone(scores)
+    alone = '' if speech is None else f'on speech alone {100 * speech:.1f} %; '
     tiles = [('accuracy', f'{100 * scores["accuracy"]:.1f} %',
-              f'95 % over speakers: {interval_text(scores["accuracy_ci95"])}; '
+              f'{alone}95 % over speakers: {interval_text(scores["accuracy_ci95"])}; '
               f'over clips (Wilson): {interval_text(scores["accuracy_wilson95"])}'),
              ('macro-F1', f'{scores["macro_f1"]:.3f}',
               '95 % over speakers: {:.3f} to {:.3f}'.format(*scores['macro_f1_ci95'])),
              ('doing nothing', f'{100 * scores["majority_baseline"]:.1f} %', 
               f'always answering "{html.escape(scores["majority_label"])}"'),
              ('heard', f'{scores["n_clips"]:,} clips',
-              f'{scores["n_speakers"]:,} speakers, split {findings.split}; {len(findings.tables["errors"]):,} '
-              'errors'),
+              f'{evaluation.whose_clips(scores)}; split {findings.split}; {len(findings.tables["errors"]):,} errors'),
              _calibration_tile(scores['calibration'])]
     boxes = ''.join(f'<div><b>{name}</b><span>{value}</span><small>{more}</small></div>'
                     for name, value, more in tiles)
