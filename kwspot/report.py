@@ -541,7 +541,8 @@ def calibration_section(
             f'error of the network is {100 * facts["ece"]:.1f} points; {_tempered_text(facts)}'
             + (f' (about {facts["temperature"]:.2f}). ' if facts['ece_tempered'] is not None else '. ')
             + (f'No temperature is stored with the run{offer}.' if kept is None else
-               f'At the stored temperature of {kept:.2f}, which every other figure of this page has, it is {100 * facts["ece_stored"]:.1f}.') + '</p>')
+               f'At the stored temperature of {kept:.2f}, which every other figure of this page has, it is '
+               f'{100 * facts["ece_stored"]:.1f}.') + '</p>')
     return said + picture_tag(operating.plot_reliability(tables, title='Reliability'),
                               'Accuracy against the probability of what was predicted')
 
