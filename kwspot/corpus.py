@@ -1196,8 +1196,8 @@ def atomic_folder(
     replace:bool=False, # what is there goes when the new folder is whole; else it must be missing or empty
 )->Iterator[Path]: # the temporary folder to write into
     """The same for a folder with all that is in it: renamed to `path` when the block ends, removed with
-    everything when it fails. Raises `CorpusError` before the block where something is in the way."""
-    path = Path(path)
+    everything when it fails; a link stays. Raises `CorpusError` before the block where something is in the way."""
+    path = Path(os.path.realpath(path))
     temporary, before = _beside(path), _beside(path)
     with _writing(path):
         if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
