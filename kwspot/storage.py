@@ -468,12 +468,18 @@ def in_turn(
         time.sleep(0.02)
 
 # %% ../nbs/04_storage.ipynb #e221cc5e
+_HELD: set[str] = set() # the tokens of this process's own notes
+
 def _holder(content):
     "(host, process, since) in a note, or None where it counts for nothing."
     import platform
-    try: host, process, since = (json.loads(content)[name] for name in ('host', 'process', 'since'))
+    try:
+        note = json.loads(content)
+        host, process, since = (note[name] for name in ('host', 'process', 'since'))
     except (ValueError, KeyError, TypeError): return '?', 0, '?'
-    if host == platform.node() and process != os.getpid() and os.name == 'posix':
+    if host == platform.node() and process == os.getpid():
+        return (host, process, since) if note.get('token') in _HELD else None # that of a dead one with the same number
+    if host == platform.node() and os.name == 'posix':
         try: os.kill(process, 0)
         except ProcessLookupError: return None
         except OSError: pass
@@ -507,14 +513,17 @@ def claim(
 )->Iterator[None]:
     "Keep other runs from writing to a place while the block lasts. `StorageError` where one is at it."
     import platform
-    note = join(place, '.writing.json')
+    note, token = join(place, '.writing.json'), uuid.uuid4().hex
     content = json.dumps({'host': platform.node(), 'process': os.getpid(),
-                          'since': time.strftime('%Y-%m-%d %H:%M:%S'), 'token': uuid.uuid4().hex}).encode()
-    _put_note(place, note, content)
-    try: yield
-    finally:
-        with suppress(OSError, CorpusError):
-            if open_bytes(note) == content: remove(note)
+                          'since': time.strftime('%Y-%m-%d %H:%M:%S'), 'token': token}).encode()
+    _HELD.add(token)
+    try:
+        _put_note(place, note, content)
+        try: yield
+        finally:
+            with suppress(OSError, CorpusError):
+                if open_bytes(note) == content: remove(note)
+    finally: _HELD.discard(token)
 
 # %% ../nbs/04_storage.ipynb #539cca94
 _KINDS = {'packed/*': 'packed corpus', 'trimmed/*': 'trimmed clips', 'archives/*': 'contents of an archive',
