@@ -12,7 +12,7 @@ __all__ = ['STARTS', 'Learner', 'gpus', 'compute_in_order', 'mixed_policy', 'new
            'choices_of', 'start_run', 'starts_of', 'start_mark', 'start_name', 'last_layer', 'take_weights',
            'heard_ahead', 'teach', 'best_epoch', 'is_over', 'say_epoch', 'watcher', 'tensorboard', 'learn',
            'write_history', 'finish', 'describe', 'finished', 'has_begun', 'pattern_of', 'noise_of', 'settings_of',
-           'check_epochs', 'check_checkpoint', 'check_earlier', 'asked_recipe', 'train', 'teacher_seed',
+           'check_epochs', 'check_checkpoint', 'check_earlier', 'asked_recipe', 'check_places', 'train', 'teacher_seed',
            'train_teachers', 'begin_or_go_on', 'wherever', 'train_sweep', 'train_seeds', 'spread']
 
 # %% ../nbs/50_training.ipynb #e881dd3d
@@ -1068,6 +1068,18 @@ def asked_recipe(
     with made_for(chosen): check_options(chosen)
     return chosen
 
+# %% ../nbs/50_training.ipynb #46443d37
+def check_places(
+    out:Path, # the run folder
+    corpus:str|Path|pd.DataFrame|preprocessing.Packed, # see `train`
+    pack_folder:str|Path|None, # see `train`
+)->None:
+    "`TrainingError` where no run can be written, or one that would not find its folder empty."
+    check_folder(out, None if has_begun(out) else corpus)
+    if pack_folder is None or is_url(pack_folder): return
+    if out.resolve() in ((place := Path(pack_folder).expanduser().resolve()), *place.parents):
+        raise TrainingError(f'{pack_folder}: lies in the run folder, {out}; name another place for the packed corpus')
+
 # %% ../nbs/50_training.ipynb #f581ee05
 def train(
     corpus:str|Path|pd.DataFrame|preprocessing.Packed, # folder, index (with splits of your own), or packed
@@ -1097,6 +1109,7 @@ def train(
     `TrainingError` in one line for what cannot be trained, gone on with or written."""
     corpus, out, noise = preprocessing.opened(corpus), Path(out), None if noise is None else noise_recordings(noise)
     if isinstance(corpus, preprocessing.Packed): sample_rate, n_samples = corpus.sample_rate, corpus.n_samples
+    seed, sample_rate, n_samples = (int(n) if isinstance(n, np.integer) else n for n in (seed, sample_rate, n_samples))
     chosen = asked_recipe(recipe, start, model=model, batch_size=batch_size, epochs=epochs)
     starts = starts_of(start, chosen, sample_rate)
     settings = settings_of(task=task, seed=seed, sample_rate=sample_rate, n_samples=n_samples,
@@ -1106,12 +1119,11 @@ def train(
                                               start_given=start is not None)
     if isinstance(corpus, (str, Path)): speaker_pattern = settings.get('speaker_pattern')
     done = earlier is not None and finished(out, earlier, chosen.epochs)
-    if not done: check_folder(out, None if has_begun(out) else corpus)  # now, and not after minutes of packing
+    if not done: check_places(out, corpus, pack_folder)  # now, and not after minutes of packing
     packed = packed_corpus(corpus, sample_rate=sample_rate, n_samples=n_samples, speaker_pattern=speaker_pattern,
                            pack_folder=pack_folder, decisions=decisions, noise=noise, task=task,
                            progress=progress if isinstance(progress, bool) else None)
-    asked = preprocessing.make_task(task, packed.clips[packed.clips['ok']])
-    lesson = make_lesson(packed, asked, window=shuffle_window)
+    lesson = make_lesson(packed, preprocessing.make_task(task, packed.clips[packed.clips['ok']]), window=shuffle_window)
     check_lesson(lesson, str(corpus) if isinstance(corpus, (str, Path)) else 'the corpus')
     info = {n: v for n, v in (earlier or {}).items() if n in _OF_MODEL} | describe(lesson, chosen, **settings)
     if earlier: check_same(out, earlier, info)
