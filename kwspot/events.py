@@ -9,6 +9,7 @@ __all__ = ['Answers', 'Decision', 'decision_for', 'Event', 'Smoother', 'smoothed
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,7 +171,7 @@ def plot_answers(
     "Probabilities over time, what was said, and what was reported."
     import matplotlib.pyplot as plt
     shown = (answers.times >= between[0]) & (answers.times < between[1])
-    colours = dict(zip([label for label in labels if label not in ignored], plt.cm.tab10.colors * 10))
+    colours = dict(zip([label for label in labels if label not in ignored], cycle(plt.cm.tab10.colors)))
     figure, axes = plt.subplots(figsize=(10, 3), dpi=64, layout='constrained')
     for row in truth.itertuples() if truth is not None else ():
         if row.start_s < between[1] and row.end_s > between[0]:
