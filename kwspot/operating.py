@@ -283,7 +283,8 @@ def accepts_per_hour(
     hop_s:float, # from one window to the next, s
     refractory_s:float=1., # deaf for so long after firing, s
 )->pd.DataFrame: # of `accepts_table`
-    "How often a spotter fires in an hour of sound that holds no keyword. `ValueError` when there is no sound."
+    """How often a spotter fires in an hour of sound that holds no keyword; each window counts for its hop, so that a
+    recording counts as shorter than it is by a window less a hop. `ValueError` when there is no sound."""
     hours = sum(map(len, recordings)) * hop_s / 3600
     if not hours: raise ValueError('no sound to count false accepts in')
     counts = [sum(count_accepts(scores, threshold, hop_s=hop_s, refractory_s=refractory_s) for scores in recordings)
@@ -532,7 +533,7 @@ class Tempered:
         temperature:float, # above 0
     ):
         self.run, self.temperature = run, temperature
-        self.labels, self.info, self.folder = run.labels, run.info, run.folder
+        self.labels, self.info, self.folder = run.labels, run.info, getattr(run, 'folder', None)
 
     def predict(self,
         clips:np.ndarray, # (n, n_samples) int16
@@ -546,8 +547,9 @@ class Tempered:
 def run_temperature(
     run:Any, # a training.Run, or anything with `info`
 )->float|None: # above 0
-    "The temperature that is stored with a run; None where there is none, or 1, which changes nothing."
-    temperature = (run.info.get('calibration') or {}).get('temperature')
+    "The temperature that is stored with a run or a file; None where there is none, or 1, which changes nothing."
+    from kwspot.exported import temperature_of
+    temperature = temperature_of(run)
     return None if temperature == 1 else temperature
 
 
