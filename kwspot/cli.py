@@ -949,8 +949,8 @@ def _listen(streamer, # streaming.Streamer
     levels = streaming.Levels()
     try:
         for event in streaming.listen(streamer, levels.watch(chunks)):
-            events.append(event._asdict())
-            if not as_json: print(f'{event.time_s:10.2f} s  {event.word:<12} {event.score:.3f}', flush=True)
+            if as_json: events.append(event._asdict())
+            else: print(f'{event.time_s:10.2f} s  {event.word:<12} {event.score:.3f}', flush=True)
     except streaming.StreamError as error:
         named = (str(error) if microphone or file == '-' or str(error).startswith(f'{file}: ')
                  else f'{file}: {error}')
