@@ -128,6 +128,7 @@ def about_missing(
         return f'is cut short, the last {missing:.2f} s that its header promises are not there'
     with contextlib.suppress(ImportError, RuntimeError, OSError):
         with open(file, 'rb') as opened: head = opened.read(22)
+        if head[:4] == b'RIFF' and Path(file).stat().st_size > 2 ** 32: return _beyond(file)
         if head[:4] == b'RIFF' and head[20:] == b'\1\0': return '' # plain samples, of which the seconds told all
         import soundfile
         with soundfile.SoundFile(file) as source:
@@ -138,6 +139,15 @@ def about_missing(
         if left > 0.1: return f'is cut short or damaged, {left:.2f} s that its header promises are not there'
         if head[:4] == b'OggS' and not _ends(file): return 'is cut short or was never finished, its last page is not there'
     return ''
+
+
+def _beyond(file):
+    "What is said of a WAV file of more bytes than its header can count."
+    from kwspot.corpus import read_header
+    rate, n_samples, channels, bits = read_header(file)[:4]
+    hours = (Path(file).stat().st_size * 8 / (channels * bits) - n_samples) / rate / 3600
+    return (f'is longer than a WAV header can say, the last {hours:.2f} h of it are not heard: convert it to W64, RF64 or '
+            'FLAC, for instance with ffmpeg -ignore_length 1')
 
 
 def _ends(file):
