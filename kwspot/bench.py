@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Race', 'summed_up', 'run_race', 'reference_loop', 'librosa_loop', 'tf_data_pipeline', 'wavfile_loop', 'our_features',
            'our_pack', 'fit_epoch_seconds', 'train_epoch_seconds', 'race_training', 'write_untrained',
-           'clips_per_second', 'stream_per_second', 'race_use', 'peak_memory', 'races', 'bench', 'plot_bench']
+           'clips_per_second', 'stream_per_second', 'lite_multiply_adds', 'race_use', 'peak_memory', 'races', 'bench',
+           'plot_bench']
 
 # %% ../nbs/75_benchmark.ipynb #ecae1102
 import glob
@@ -237,6 +238,17 @@ def stream_per_second(streamer:Any, # streaming.Streamer
     started = time.process_time()
     for at in range(16000, len(sound), 320): streamer.push(sound[at:at + 320])
     return seconds / (time.process_time() - started)
+
+
+def lite_multiply_adds(file:Path, # LiteRT
+                       )->int: # of one answer
+    "What the matrix products and convolutions of a file multiply, by their shapes."
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    reader = Interpreter(str(file),
+                         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    def shape(number): return reader._get_tensor_details(number, 0)['shape']
+    return sum(int(np.prod(shape(step['outputs'][0])) * np.prod(shape(step['inputs'][1])[1:]))
+               for step in reader._get_ops_details() if step['op_name'] in ('FULLY_CONNECTED', 'CONV_2D'))
 
 # %% ../nbs/75_benchmark.ipynb #171d29df
 _SMALL = {'KWT-1': 'kwt-1', 'BC-ResNet-1': 'bc-resnet-1', 'MatchboxNet 3x1x64': 'matchboxnet-3x1x64',
