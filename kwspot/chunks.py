@@ -116,7 +116,7 @@ def seconds_missing(
     missing, least = n_promised / own - n_samples / (rate or own), 1 / rate if rate else 0. # what resampling rounds off
     return missing if missing > least and n_promised < 2 ** 30 and there < 2 ** 31 else 0.
 
-
+# %% ../nbs/36_chunks.ipynb #55d472ed
 def about_missing(
     file:str|Path, # a recording
     n_samples:int, # that could be read
@@ -137,7 +137,8 @@ def about_missing(
                 if problem := _problem(source): return f'is {problem}'
             left = source.frames / source.samplerate - n_samples / (rate or source.samplerate)
         if left > 0.1: return f'is cut short or damaged, {left:.2f} s that its header promises are not there'
-        if head[:4] == b'OggS' and not _ends(file): return 'is cut short or was never finished, its last page is not there'
+        if head[:4] == b'OggS' and not _ends(file):
+            return 'is cut short or was never finished, its last page is not there'
     return ''
 
 
@@ -146,8 +147,8 @@ def _beyond(file):
     from kwspot.corpus import read_header
     rate, n_samples, channels, bits = read_header(file)[:4]
     hours = (Path(file).stat().st_size * 8 / (channels * bits) - n_samples) / rate / 3600
-    return (f'is longer than a WAV header can say, the last {hours:.2f} h of it are not heard: convert it to W64, RF64 or '
-            'FLAC, for instance with ffmpeg -ignore_length 1')
+    return (f'is longer than a WAV header can say, the last {hours:.2f} h of it are not heard: convert it to '
+            'W64, RF64 or FLAC, for instance with ffmpeg -ignore_length 1')
 
 
 def _ends(file):
