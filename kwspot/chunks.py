@@ -21,6 +21,7 @@ from .clip import _RATES
 # %% ../nbs/36_chunks.ipynb #0f0283b2
 class StreamError(ValueError):
     "Audio or a setting that a stream cannot take; one line that says what, where and what to do."
+    n_fine = 0 # samples of the chunk before the first that is wrong
 
 # %% ../nbs/36_chunks.ipynb #52f8bfce
 _LOUDEST = 8. # 18 dB above full scale
@@ -48,9 +49,11 @@ def _no_sound(chunk):
     "The error for floats that are no sound."
     wrong = np.flatnonzero(~np.isfinite(chunk))
     if len(wrong):
-        return StreamError(f'{len(wrong)} of {len(chunk)} samples of a chunk are NaN or infinite, the first is '
-                           f'number {wrong[0]}: record it anew, or put zeros in their place')
-    return StreamError(f'float samples reach {np.abs(chunk).max():.6g}: scale them to [-1, 1], or give int16')
+        error = StreamError(f'{len(wrong)} of {len(chunk)} samples of a chunk {"is" if len(wrong) == 1 else "are"} NaN '
+                            f'or infinite, the first is number {wrong[0]}: record it anew, or put zeros in their place')
+    else: error = StreamError(f'float samples reach {np.abs(chunk).max():.6g}: scale them to [-1, 1], or give int16')
+    error.n_fine = int(wrong[0] if len(wrong) else np.argmax(np.abs(chunk) > _LOUDEST))
+    return error
 
 # %% ../nbs/36_chunks.ipynb #d59cf42c
 class Cutter:

@@ -302,7 +302,8 @@ def _from_floats(path, values):
     "Float samples in 16-bit steps."
     if not np.isfinite(values).all():
         n_bad = (~np.isfinite(values)).sum()
-        raise ClipError(f'{path}: {n_bad} of {values.size} samples are not numbers{_WITHOUT_SOUND}')
+        what = 'samples is not a number' if n_bad == 1 else 'samples are not numbers'
+        raise ClipError(f'{path}: {n_bad} of {values.size} {what}{_WITHOUT_SOUND}')
     peak = np.abs(values).max()
     if peak > _LOUDEST_FLOAT: raise ClipError(f'{path}: float samples reach {peak:.0f}; scale them to [-1, 1]')
     return values * 32768

@@ -378,7 +378,9 @@ class Streamer(Hearing):
     )->list[Event]:
         "The events that this chunk makes. `StreamError` for a chunk that is no audio; the stream stays as it was."
         try: times, probabilities = self.ear.push(chunk)
-        except StreamError as error: raise StreamError(f'at {self.seconds:.2f} s of the stream: {error}') from None
+        except StreamError as error:
+            error.args = f'at {self.seconds + error.n_fine / self.sample_rate:.2f} s of the stream: {error}',
+            raise
         self.n_heard += len(chunk)
         if not len(times): return []
         if times[0] < self._sense: # the first window is not over
@@ -405,7 +407,11 @@ def listen(
     streamer.reset()
     problem = None
     try:
-        for chunk in chunks: yield from streamer.push(chunk)
+        for chunk in chunks:
+            try: yield from streamer.push(chunk)
+            except StreamError as error:
+                if error.n_fine: yield from streamer.push(chunk[:error.n_fine])
+                raise
     except StreamError as error: problem = error
     yield from streamer.finish()
     if problem: raise problem
