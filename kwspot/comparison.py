@@ -13,7 +13,8 @@ import pandas as pd
 from scipy.special import gammaln
 from . import corpus as corpora
 from .corpus import CorpusError
-from .evaluation import interval, pattern_for, predictions, resamples, run_labels, speaker_groups, wilson
+from .evaluation import (interval, pattern_for, predictions, resamples, run_labels, speaker_groups, whose_clips,
+                               wilson)
 from .preprocessing import Packed
 
 # %% ../nbs/65_comparison.ipynb #0341c1af
@@ -79,9 +80,9 @@ def describe_difference(
     better = 'second' if low > 0 else 'first' if high < 0 else ''
     verdict = (f'The {better} is better for other speakers too.' if better
                else 'With other speakers either could be ahead.')
-    return (f'{100 * found["accuracy_first"]:.1f} % and {100 * found["accuracy_second"]:.1f} %, a difference of '
-            f'{100 * found["difference"]:+.1f} points (95 % interval over speakers {low:+.1f} to {high:+.1f}; '
-            f'McNemar p = {found["mcnemar_p"]:.2g}). {verdict}')
+    return (f'{100 * found["accuracy_first"]:.1f} % and {100 * found["accuracy_second"]:.1f} % of {found["n_clips"]:,} '
+            f'clips {whose_clips(found)}, a difference of {100 * found["difference"]:+.1f} points (95 % interval over '
+            f'speakers {low:+.1f} to {high:+.1f}; McNemar p = {found["mcnemar_p"]:.2g}). {verdict}')
 
 # %% ../nbs/65_comparison.ipynb #b7c62962
 def check_alike(

@@ -1,5 +1,6 @@
 """The commands that train a run or need one, in a shell."""
 import json
+import shutil
 import wave
 
 import pytest
@@ -18,8 +19,9 @@ def small_run(tmp_path_factory):
 
 
 def test_evaluate_writes_a_report_that_needs_nothing_else(small_run):
+    shutil.copytree(small_run / 'run', small_run / 'twin')
     done = kwspot('evaluate', 'run', 'corpus', '--split', 'all', '--report', 'new/report.html', '--csv', 'tables', '--calibrate',
-                  '--against', 'run', '--json', cwd=small_run)
+                  '--against', 'twin', '--json', cwd=small_run)
     assert done.returncode == 0, done.stderr
     scores, page = json.loads(done.stdout), (small_run / 'new/report.html').read_text(encoding='utf-8')
     assert {'accuracy', 'accuracy_ci95', 'macro_f1', 'majority_baseline', 'n_clips', 'n_speakers', 'per_class', 'confusion', 'calibration',
