@@ -181,12 +181,16 @@ def card_files(
             for name, row in info['exports'].items()]
     step = next((row for row in info['exports'].values() if 'hop_ms' in row), None)
     steps = f" Of streams it is for one step, which moves on by {step['hop_ms']:g} ms." if step else ''
+    arrays = ' and '.join(f'`{name}`' for name in info['exports'] if name in ('c', 'c-stream'))
+    in_c = (f' The figures of {arrays} are those of LiteRT on this machine with the model in the array; on a '
+            'microcontroller they were not measured.' if arrays else '')
     asked, timed = (by_format(groups) for groups in proved_on(info))
     together = ' The accuracies of different clips do not compare.' if len(proved_on(info)[0]) > 1 else ''
     which = 'clips' if together else 'the same clips'
     return (f'Each file was asked for {which} before it got its name: {asked}.{together} "Same answer" and "largest '
             'difference" (of a probability) compare it with the Keras model that was trained. Latency is for one '
-            f'clip, samples to probabilities, on one thread of {timed}; Keras and SavedModel take all cores.{steps}\n\n'
+            f'clip, samples to probabilities, on one thread of {timed}; Keras and SavedModel take all '
+            f'cores.{steps}{in_c}\n\n'
             + markdown_table(('format', 'file', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms',
                               'p99 ms'), rows))
 

@@ -170,8 +170,9 @@ def _table(title:str, # above the table
     from rich.console import Console
     from rich.table import Table
     table = Table(title=title, title_justify='left', title_style='bold', box=None, pad_edge=False)
+    first = min(30, max((len(str(row[0])) for row in rows), default=0)) # not broken, unless it is long
     for i, name in enumerate(columns):
-        table.add_column(name, justify='left' if i == 0 else 'right', overflow='fold')
+        table.add_column(name, justify='left' if i == 0 else 'right', overflow='fold', min_width=None if i else first)
     for row in rows: table.add_row(*map(str, row))
     Console(soft_wrap=False).print(table)
 
@@ -648,7 +649,7 @@ def evaluate(run:RunFolder, # what to judge
              )->None:
     ("Measure accuracy on the speakers of a split, with confidence intervals. With --report or --csv also in noise and "
      "on long recordings (misses, false accepts per hour), and the speed.")
-    _check_evaluation(split, report, tables, [run, against or run], background)
+    _check_evaluation(split, report, tables, [run] if against is None else [run, against], background)
     from kwspot import comparison, corpus, operating, preprocessing, training
     from kwspot import report as reports
     loaded, other = training.load_run(run), None if against is None else training.load_run(against)
@@ -673,7 +674,7 @@ def evaluate(run:RunFolder, # what to judge
 def _check_evaluation(split:str, # whose clips
                       report:Path|None, # the page
                       tables:Path|None, # their folder
-                      runs:list[Path], # to load
+                      runs:list[Path], # to load: the one to judge, and perhaps one to compare it with
                       background:Path|None, # recordings
                       )->None:
     "Refuse what cannot be evaluated or written before anything is loaded that takes seconds."
@@ -682,6 +683,8 @@ def _check_evaluation(split:str, # whose clips
     if report is not None and report.suffix.lower() not in ('.html', '.htm'):
         raise typer.BadParameter('does not end in .html', param_hint='--report')
     for run in runs: _is_run(run)
+    if len(runs) > 1 and os.path.samefile(*runs):
+        raise typer.BadParameter(f'{runs[1]} is the run itself; name another', param_hint='--against')
     from kwspot import corpus
     if report is not None: corpus.check_place(report)
     if tables is not None: corpus.check_place(tables, folder=True)
@@ -787,12 +790,14 @@ def export(run:RunFolder, # what to ship
 def _say_exports(figures:dict, # format -> figures
                  )->None:
     "The exports for people."
-    _table('', ['format', 'kB', 'accuracy', 'same answer', 'largest difference', 'p50 ms', 'p99 ms'],
+    _table('', ['format', 'kB', 'accuracy', 'agrees', 'max. diff.', 'p50 ms', 'p99 ms'],
            [(name, f"{f['bytes'] / 1e3:,.0f}",
              f"{f['accuracy']:.2%}", f"{f['top1_agreement']:.2%}", f"{f['max_abs_difference']:.1e}",
              f"{f['p50_ms']:.2f}", f"{f['p99_ms']:.2f}") for name, f in figures.items()])
-    for name, f in figures.items():
-        if 'hop_ms' in f: print(f"The times of {name} are for a step of {f['hop_ms']:g} ms.")
+    for hop in dict.fromkeys(f['hop_ms'] for f in figures.values() if 'hop_ms' in f):
+        *others, last = (name for name, f in figures.items() if f.get('hop_ms') == hop)
+        told = f"{', '.join(others)} and {last}" if others else last
+        print(f'The times of {told} are for a step of {hop:g} ms.')
     for f in figures.values(): print(f['file'])
     proof = next(iter(figures.values()))
     print(f"Proved on {proof['n_clips']:,} clips of the split {proof['split']}; "
@@ -919,14 +924,27 @@ def _fit_stream(run:Path, # run folder
                                     noise=noise)
     facts = streaming.fit_threshold(run, packed, words=words, hours=hours, background=background,
                                     false_accepts_per_hour=per_hour)
-    return dict(_tell_files(run, facts), run=str(run))
+    return dict(_tell_files(run, _with_interval(facts)), run=str(run))
 
 # %% ../nbs/80_cli.ipynb #46abbc48
+def _with_interval(facts:dict, # of `streaming.fit_threshold`
+                   )->dict: # the same, with false_accepts_per_hour_ci95
+    "A note where so few hours cannot show what was asked for."
+    from kwspot.recordings import per_hour
+    hours, wanted, least = facts['hours'], facts['wanted_per_hour'], per_hour(0, 1)[1][1]
+    if least > wanted * hours:
+        enough = f'; --hours {math.ceil(10 * least / wanted) / 10:g} would do' if wanted else ''
+        print(f'kwspot: note: {hours:.2f} h of recordings cannot show {wanted:g} per hour: even without any false accept '
+              f'there may be up to {least / hours:.1f} (95 %){enough}', file=sys.stderr)
+    return dict(facts, false_accepts_per_hour_ci95=per_hour(facts['false_accepts'], hours)[1])
+
+
 def _say_fit(facts:dict, # what `stream --fit --json` prints
              )->None:
     "The same for people."
+    low, high = facts['false_accepts_per_hour_ci95']
     print(f"threshold {facts['threshold']:.3f}, kept in {facts['run']}: {facts['false_accepts']:.0f} false accepts "
-          f"in {facts['hours']:.2f} h of recordings, {facts['miss_rate']:.1%} of {facts['n_words']:.0f} words "
+          f"in {facts['hours']:.2f} h of recordings ({low:.1f} to {high:.1f} per hour), {facts['miss_rate']:.1%} of {facts['n_words']:.0f} words "
           'missed')
     if 'background' in facts: print(_on_background(facts['background']))
 

@@ -28,7 +28,7 @@ import numpy as np
 from .clip import waveform_batches
 from .formats import FORMATS
 from .modelfile import (FACTS, ExportError, HasFacts, attached_facts, calibration_problem,
-                              check_facts, runs_in, unsealed)
+                              check_facts, check_labels, runs_in, unsealed)
 from .quiet_tensorflow import quiet
 
 # %% ../nbs/69_exported.ipynb #4bd9cf9c
@@ -178,7 +178,9 @@ def savedmodel_facts(
 )->dict:
     "The facts beside a SavedModel; `ExportError` if there are none."
     file = folder / 'assets.extra' / FACTS
-    try: return check_facts(json.loads(file.read_text(encoding='utf-8')), folder)
+    names = file.with_name('labels.txt')
+    try: return check_labels(names.read_bytes() if names.exists() else None,
+                             check_facts(json.loads(file.read_text(encoding='utf-8')), folder), folder)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         raise ExportError(f'{folder}: carries no labels: kwspot export did not write it, or {file.name} is '
                           'damaged') from None

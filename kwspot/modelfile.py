@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'ONNX_SEAL', 'RUN_FORMAT', 'ExportError', 'facts_as_files', 'attach_facts', 'facts_problem', 'check_facts',
-           'are_counts', 'attached_facts', 'HasFacts', 'runs_in', 'check_run', 'calibration_problem', 'run_problem',
-           'read_run', 'seal', 'unsealed']
+           'are_counts', 'check_labels', 'attached_facts', 'HasFacts', 'runs_in', 'check_run', 'calibration_problem',
+           'run_problem', 'read_run', 'seal', 'unsealed']
 
 # %% ../nbs/39_modelfile.ipynb #8d8bc117
 import hashlib
@@ -100,19 +100,33 @@ def _onnx_text(content, name):
     return rest[start:end]
 
 
+def check_labels(
+    text:bytes|None, # labels.txt, which lies beside the facts; None: there is none
+    facts:Mapping, # that were checked
+    file:Path, # where
+)->dict:
+    "The facts, if the labels for whoever unpacks the file are theirs."
+    if text is not None and text.decode(errors='replace').removesuffix('\n').split('\n') != facts['labels']:
+        raise ExportError(f'{file}: its labels.txt and its {FACTS} name different labels; export it again')
+    return dict(facts)
+
+
 def attached_facts(
     file:Path, # .keras, .tflite or .onnx
 )->dict:
     "What `attach_facts` put there; `ExportError` if there is nothing."
+    names = None
     try:
         if file.suffix == '.onnx': facts, damaged = _onnx_facts(file.read_bytes())
         else:
-            with zipfile.ZipFile(file) as archive: facts, damaged = json.loads(archive.read(FACTS)), archive.testzip()
+            with zipfile.ZipFile(file) as archive:
+                facts, damaged = json.loads(archive.read(FACTS)), archive.testzip()
+                if not damaged and 'labels.txt' in archive.namelist(): names = archive.read('labels.txt')
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, zlib.error): # NotImplementedError is one
         raise ExportError(f'{file}: carries no labels: it was cut short or damaged, or kwspot export did not write '
                           'it') from None
     if damaged: raise ExportError(f'{file}: is not as it was written ({damaged} in it); copy it or export it again')
-    return check_facts(facts, file)
+    return check_labels(names, check_facts(facts, file), file)
 
 # %% ../nbs/39_modelfile.ipynb #2f69878e
 class HasFacts:

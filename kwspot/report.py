@@ -237,13 +237,24 @@ def write_tables(
     findings:Findings, # of `measure`
     folder:str|Path, # is made where it is missing
 )->list[Path]: # the files
-    "Every table as a CSV file, written whole, with row names where they mean something."
+    "Every table as a CSV file, written whole, with row names where they mean something; of an interval, both ends."
     files = []
     for name, table in findings.tables.items():
         files.append(check_place(folder, folder=True)/f'{name}.csv')
         with atomic_write(files[-1]) as part:
-            table.to_csv(part, index=table.index.name is not None, lineterminator='\n', encoding='utf-8')
+            _flat(table).to_csv(part, index=table.index.name is not None, lineterminator='\n', encoding='utf-8')
     return files
+
+def _flat(table):
+    "A table whose intervals, pairs of numbers, are two columns each."
+    columns = {}
+    for name, column in table.items():
+        pairs = column.map(lambda cell: isinstance(cell, (list, tuple)))
+        if not pairs.any(): columns[name] = column
+        else:
+            for i, end in enumerate(('low', 'high')):
+                columns[f'{name.removesuffix("_ci95")}_{end}'] = column.where(pairs).str[i]
+    return pd.DataFrame(columns, index=table.index)
 
 # %% ../nbs/64_report.ipynb #ad890add
 def picture_tag(
@@ -338,7 +349,7 @@ def standing_out(
     if len(people) > 1:
         lowest, highest = 100 * people['accuracy'].iloc[[0, -1]]
         said.append(f'Speakers range from {lowest:.1f} % ({people.index[0]}, {people["n_clips"].iloc[0]} clips) to '
-                    f'{highest:.1f} %.')
+                    f'{highest:.1f} %.' if lowest < highest else f'All {len(people)} speakers have {lowest:.1f} %.')
     if len(tables['confused']):
         pair = tables['confused'].iloc[0]
         said.append(f'The commonest confusion is "{pair["label"]}" heard as "{pair["predicted"]}": '
@@ -567,9 +578,11 @@ def cost_section(
     "Size and latency."
     if 'cost' not in findings.tables: return ''
     columns = {'format': ('format', 'text'), 'bytes': ('bytes', 'number'), 'parameters': ('parameters', 'number'),
-               'p50_ms': ('median (ms)', 'three'), 'p99_ms': ('99 % (ms)', 'three')}
-    return ('<p>Waveform in, probabilities out, one clip at a time, on the machine that wrote this page; exported '
-            'files on one core.</p>'
+               'p50_ms': ('median (ms)', 'three'), 'p99_ms': ('99 % (ms)', 'three'), 'cores': ('cores', 'text')}
+    return ('<p>Waveform in, probabilities out, one clip at a time, on the machine that wrote this page: the run '
+            'itself, Keras and SavedModel on all cores, the other files on one. A model in steps (its name has '
+            '"stream") hears the clip step by step; the array for C is run by LiteRT. Without times: what cannot run '
+            'here.</p>'
             + table_tag(findings.tables['cost'].reset_index(), columns))
 
 # %% ../nbs/64_report.ipynb #ac17caf0

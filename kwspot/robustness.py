@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'shift_time', 'change_gain', 'clip_peaks', 'limit_band', '
            'plot_robustness_interactive', 'tolerance', 'latency', 'cost_table']
 
 # %% ../nbs/63_robustness.ipynb #f392d5d4
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -278,7 +279,7 @@ def plot_robustness(
                       linewidth=1.2, label=name)
         axes.axhline(100 * chosen['clean'].iloc[0], color='#777777', linestyle='--', linewidth=.8)
         axes.set(title=group, xlabel=chosen['unit'].iloc[0], ylim=(0, 101))
-        axes.grid(color='#e5e5e5'), axes.locator_params(axis='x', nbins=6)
+        axes.grid(color='#e5e5e5'), axes.locator_params(axis='x', nbins=6 if chosen['level'].max() < 10_000 else 3)
         if chosen['condition'].nunique() > 1: axes.legend(fontsize=7)
     for axes in panels[:, 0]: axes.set_ylabel('accuracy (%)')
     for axes in panels.flat[len(groups):]: axes.axis('off')
@@ -355,18 +356,23 @@ def cost_table(
     clip:np.ndarray, # (n_samples,) int16
     *,
     n:int=100, # answers that are timed
-)->pd.DataFrame: # by format: bytes, p50_ms, p99_ms; exported files with one thread
-    "Size and latency of a run's own model and of the files it was exported to."
-    own, rows = Path(run.folder)/'model.keras', {}
-    rows['the run itself'] = {'bytes': own.stat().st_size if own.is_file() else None,
-                              **latency(run.predict, clip, n=n)}
-    for file in sorted(path for path in (Path(run.folder)/'export').glob('*')
-                       if path.suffix in ('.keras', '.tflite', '.onnx')):
-        from kwspot.exported import load_exported
-        from kwspot.modelfile import ExportError
-        try:
-            rows[f'export/{file.name}'] = {'bytes': file.stat().st_size,
-                                           **latency(load_exported(file).predict, clip, n=n)}
-        except ExportError: continue # needs a package that is not installed here
-    table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('format').drop(columns='n')
-    return table.astype({'bytes': 'Int64'}).assign(parameters=run.info.get('parameters'))
+)->pd.DataFrame: # by format: bytes, p50_ms, p99_ms (NaN for what cannot run here), cores (one, all), parameters
+    """Size and latency of a run's own model and of all that it was exported to. One in steps hears the clip step by
+    step; the array of C++ source is run by LiteRT."""
+    from kwspot.exported import load_exported
+    from kwspot.formats import FORMATS
+    from kwspot.modelfile import ExportError
+    folder = Path(run.folder)
+    own = folder/'model.keras'
+    rows:dict = {'the run itself': {'bytes': own.stat().st_size if own.is_file() else None, 'cores': 'all',
+                                    **latency(run.predict, clip, n=n)}}
+    for name, place in ((name, folder/'export'/file) for name, file in FORMATS.items()):
+        if not place.exists(): continue
+        parts = place.rglob('*') if place.is_dir() else [place]
+        row = rows[f'export/{place.name}'] = {'bytes': sum(part.stat().st_size for part in parts if part.is_file()),
+                                              'cores': 'all' if name.startswith(('keras', 'savedmodel')) else 'one'}
+        # a package may be missing here
+        with contextlib.suppress(ExportError): row |= latency(load_exported(place).predict, clip, n=n)
+    table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('format')
+    return table[['bytes', 'p50_ms', 'p99_ms', 'cores']].astype({'bytes': 'Int64'}).assign(
+        parameters=run.info.get('parameters'))
