@@ -858,6 +858,15 @@ def _spot_one(model, # has .labels, .sample_rate, .n_samples and .predict(clips)
     return dict(word=model.labels[best], probability=round(float(probabilities[best]), 6),
                 **(dict(note=note) if note else {}))
 
+# %% ../nbs/80_cli.ipynb #411cc896
+def _one_source(given:dict[str, bool], # name -> whether it was given
+                )->None:
+    "Refuse none and several."
+    names = [name for name, there in given.items() if there]
+    if not names: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
+    if names[1:]: raise typer.BadParameter(f'{len(names)} sources are given, {" and ".join(names)}: give one',
+                                           param_hint=names[-1])
+
 # %% ../nbs/80_cli.ipynb #4afa8022
 @app.command(epilog='Example: kwspot stream run recording.wav --words yes')
 def stream(run:RunOrExport, # the model
@@ -887,8 +896,7 @@ def stream(run:RunOrExport, # the model
            )->None:
     "Report words and their times in a recording, from standard input or from the microphone."
     from kwspot import streaming
-    sources = sum([file is not None, microphone, fit is not None])
-    if sources != 1: raise typer.BadParameter('name a FILE, -, --microphone or --fit CORPUS', param_hint='FILE')
+    _one_source({'FILE': file is not None, '--microphone': microphone, '--fit': fit is not None})
     wanted = None if words is None else _words(words)
     wrong = {'--threshold': threshold, '--chunk-ms': chunk_ms} if fit is not None else {
         '--per-hour': per_hour, '--hours': hours, '--background': background, '--speaker-pattern': speaker_pattern,
