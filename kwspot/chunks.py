@@ -255,28 +255,50 @@ class Levels:
 # %% ../nbs/36_chunks.ipynb #d648f69d
 _FILE_STARTS = {b'RIFF': 'WAV', b'RIFX': 'WAV', b'RF64': 'WAV', b'fLaC': 'FLAC', b'OggS': 'Ogg', b'ID3': 'MP3',
                 b'FORM': 'AIFF', b'.snd': 'AU', b'dns.': 'AU', b'caff': 'CAF',
-                b'riff': 'W64'} # the two bytes that MP3 without a tag begins with may be a sample, such as -1025
+                b'riff': 'W64'}
+_N_HEAD = 4096 # bytes of a pipe that are looked at
+_TEXT = bytes([9, 10, 13, *range(32, 127)])
+_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320,
+          0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160) # in MPEG 1 and MPEG 2, layer III
 
 
+def _second_frame(head):
+    "Where the second frame of MP3 without a tag begins, byte; 0 if these bytes begin no frame."
+    if len(head) < 3 or head[:2] not in (b'\xff\xfb', b'\xff\xfa', b'\xff\xf3', b'\xff\xf2'): return 0
+    kbits, rate, padded, second = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1, head[1] < 0xfa
+    if kbits in (0, 15) or rate == 3: return 0
+    hertz = (44100, 48000, 32000)[rate] // (1 + second)
+    return (72 if second else 144) * 1000 * _KBITS[kbits + 15 * second] // hertz + padded
+
+
+def _check_start(head, sample_rate, *, ended=False):
+    "`StreamError` for the first bytes of a pipe that are certainly no samples; fewer may not tell."
+    kind = next((kind for start, kind in _FILE_STARTS.items() if head.startswith(start)), '')
+    if (at := _second_frame(head)) and head[at:at + 2] == head[:2]: kind = 'MP3' # two bytes alone may be -1025
+    if len(head) >= (64 if ended else _N_HEAD) and not head.translate(None, _TEXT): kind = 'text'
+    if kind:
+        raise StreamError(f'the stream is {kind}, not raw 16-bit mono at {sample_rate} Hz: name the file, or '
+                          f'pipe it through ffmpeg -i - -f s16le -ac 1 -ar {sample_rate} -')
+
+# %% ../nbs/36_chunks.ipynb #741eaf7b
 def read_raw(
     source:BinaryIO, # a pipe or a file of 16-bit mono samples, little-endian, without a header
     *,
     sample_rate:int=16000, # of the samples, Hz
     chunk_ms:float=1000., # read at a time at most, ms
 )->Iterator[np.ndarray]: # (n,) int16
-    """Samples from a pipe as they arrive. `StreamError` for a pipe that begins as a sound file does, and at its end if
-    that is in the middle of a sample."""
+    """Samples from a pipe as they arrive. `StreamError` for a pipe that begins as a sound file or text does, and at its end
+    if that is in the middle of a sample."""
     read, left, head = getattr(source, 'read1', source.read), b'', b''
     n_bytes = 2 * max(1, round(sample_rate * chunk_ms / 1000))
     while data := read(n_bytes):
-        if len(head) < 4:
-            head += data[:4 - len(head)]
-            if kind := next((kind for start, kind in _FILE_STARTS.items() if head.startswith(start)), ''):
-                raise StreamError(f'the stream is {kind}, not raw 16-bit mono at {sample_rate} Hz: name the file, or '
-                                  f'pipe it through ffmpeg -i - -f s16le -ac 1 -ar {sample_rate} -')
+        if len(head) < _N_HEAD:
+            head += data[:_N_HEAD - len(head)]
+            _check_start(head, sample_rate)
         data = left + data
         left = data[len(data) // 2 * 2:]
         yield np.frombuffer(data, '<i2', len(data) // 2).astype(np.int16)
+    _check_start(head, sample_rate, ended=True)
     if left:
         raise StreamError('the stream stopped in the middle of a 16-bit sample; is it raw 16-bit mono at '
                           f'{sample_rate} Hz?')
