@@ -287,8 +287,8 @@ def read_raw(
     sample_rate:int=16000, # of the samples, Hz
     chunk_ms:float=1000., # read at a time at most, ms
 )->Iterator[np.ndarray]: # (n,) int16
-    """Samples from a pipe as they arrive. `StreamError` for a pipe that begins as a sound file or text does, and at its end
-    if that is in the middle of a sample."""
+    """Samples from a pipe as they arrive. `StreamError` for a pipe that begins as a sound file or text does, and
+    at its end if that is in the middle of a sample."""
     read, left, head = getattr(source, 'read1', source.read), b'', b''
     n_bytes = 2 * max(1, round(sample_rate * chunk_ms / 1000))
     while data := read(n_bytes):
