@@ -3,7 +3,7 @@
     python .ci/use.py [--hours 10] [--rounds 5]
 
 The networks are untrained, for what they cost does not depend on what they have learnt: kwspot's small one as a LiteRT file for clips and,
-in its causal form, in steps. Measured are the time of one clip; `kwspot spot FILE clip.wav` from the shell, start-up included; steps of 20
+in its causal form, in steps. Measured are the time of one clip, KWT-1's beside it; `kwspot spot FILE clip.wav` from the shell, start-up included; steps of 20
 and 40 ms beside windows asked anew as often (processor time, samples to events, and multiply-adds); and `kwspot stream` on a recording of
 ten hours, with its memory after a tenth of the time and at its end. Linux; the machine must do nothing else.
 """
@@ -46,6 +46,13 @@ def from_the_shell(file: Path, clip: Path, n_rounds: int) -> float:
         if command('spot', file, clip).wait(): sys.exit('kwspot spot failed')
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[1:]))
+
+
+def clip_beside_kwt(folder: Path) -> dict:
+    "How long one clip takes, and how long it takes the smallest transformer: p50_ms and p99_ms of each."
+    files = {name: bench.write_untrained(folder / f'{name}.tflite', name) for name in ('kwspot-s', 'kwt-1')}
+    found = {name: latency(load_exported(file).run, 16000) for name, file in files.items()}
+    return {'clip': found['kwspot-s'], 'clip_kwt_1': found['kwt-1']}
 
 
 def resident_mb(process: subprocess.Popen) -> float:
@@ -104,7 +111,7 @@ def main() -> None:
         long_recording(recording, asked.hours)
         found = {'processor': processor(), 'model': 'kwspot-s',
                  'parameters': modelling.build('kwspot-s', 12).count_params(),
-                 'clip': latency(load_exported(file).run, 16000),
+                 **clip_beside_kwt(folder),
                  'spot_seconds': from_the_shell(file, clip, asked.rounds),
                  'stream': hours_of_stream(steps, recording, asked.hours),
                  'hops': [steps_beside_windows(folder, hop_ms, asked.rounds) for hop_ms in (20, 40)]}
