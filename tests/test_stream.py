@@ -86,7 +86,7 @@ def test_what_is_no_audio_is_one_line(content, model, tmp_path):
     if content == 'nothing': file.write_bytes(b'')
     if content == 'no samples': soundfile.write(file, np.zeros(0), 16000)
     if content == '3 Hz': soundfile.write(file, np.zeros(16000), 3)
-    if content in values: soundfile.write(file, np.array([0, values[content]], np.float32), 16000, subtype='FLOAT')
+    if content in values: soundfile.write(file, np.array([values[content], 0], np.float32), 16000, subtype='FLOAT')
     done = stream(model, file, '--json')
     assert (done.returncode, done.stdout) == (1, b''), done
     assert done.stderr.startswith(b'kwspot: ') and done.stderr.count(b'\n') == 1, done.stderr
