@@ -164,9 +164,15 @@ def _ends(file):
     return whole and bool(page[5] & 4)
 
 # %% ../nbs/36_chunks.ipynb #b02dd5ca
+def _forwards(source):
+    "A sound file to be read from front to back: soundfile seeks after each read, which in MP3 loses bits."
+    if source.format == 'MP3': source.seekable = lambda: False
+    return source
+
+
 def _blocks(source, n):
     "Mono blocks of an open sound file, also of those in which nobody can seek."
-    if source.format == 'MP3': source.seekable = lambda: False # else soundfile seeks after each read, and bits are lost
+    source = _forwards(source)
     while len(block := source.read(n, dtype='float32', always_2d=True)): yield block.mean(axis=1)
 
 

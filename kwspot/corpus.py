@@ -326,8 +326,8 @@ _BLOCK = 2**18 # samples decoded at a time: what a header promises and the file 
 
 def _in_blocks(file, dtype):
     "(n_samples, channels) of all that a sound file holds; closes it."
-    with file:
-        if file.format == 'MP3': file.seekable = lambda: False # else soundfile seeks after each read, and bits are lost
+    from kwspot.chunks import _forwards
+    with _forwards(file):
         blocks, left = [], file.frames
         while not blocks or len(blocks[-1]) == _BLOCK:
             blocks.append(file.read(min(_BLOCK, left), dtype=dtype, always_2d=True))
