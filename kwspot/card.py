@@ -129,9 +129,10 @@ def card_scores(
     quiet = f'and {silent:,} of silence, ' if silent else ''
     where = '' if own else f" of `{proof['corpus']['name']}`"
     alone = '' if speech is None else f'{speech:.1%} on speech alone; '
-    return (f"On {proof['n_clips']:,} clips{',' if silent else ''} {spoken}{by} of the split `{proof['split']}`{where}, "
-            f"{were_heard(proof.get('n_heard_speakers'), own)}, {quiet}the accuracy is "
-            f"{proof['accuracy']:.1%} ({alone}95 % interval {ends('accuracy', '{:.1%}')}, by bootstrap over {'speakers' if known else 'clips'}), the macro-F1 "
+    return (f"On {proof['n_clips']:,} clips{',' if silent else ''} {spoken}{by} of the split "
+            f"`{proof['split']}`{where}, {were_heard(proof.get('n_heard_speakers'), own)}, {quiet}the accuracy is "
+            f"{proof['accuracy']:.1%} ({alone}95 % interval {ends('accuracy', '{:.1%}')}, "
+            f"by bootstrap over {'speakers' if known else 'clips'}), the macro-F1 "
             f"{proof['macro_f1']:.3f} ({ends('macro_f1', '{:.3f}')}).\nAlways "
             f"giving the commonest answer would score {proof['majority_baseline']:.1%}.{chosen}\n\nThe labels it "
             'knows least well:\n\n'
