@@ -937,13 +937,12 @@ def _fit_stream(run:Path, # run folder
 # %% ../nbs/80_cli.ipynb #46abbc48
 def _with_interval(facts:dict, # of `streaming.fit_threshold`
                    )->dict: # the same, with false_accepts_per_hour_ci95
-    "A note where so few hours cannot show what was asked for."
+    "A note where the hours are so few that not one event is to be expected in them at the rate that was asked for."
     from kwspot.recordings import per_hour
-    hours, wanted, least = facts['hours'], facts['wanted_per_hour'], per_hour(0, 1)[1][1]
-    if least > wanted * hours:
-        enough = f'; --hours {math.ceil(10 * least / wanted) / 10:g} would do' if wanted else ''
-        print(f'kwspot: note: {hours:.2f} h of recordings cannot show {wanted:g} per hour: even without any false accept '
-              f'there may be up to {least / hours:.1f} (95 %){enough}', file=sys.stderr)
+    hours, wanted = facts['hours'], facts['wanted_per_hour']
+    if 0 < hours * wanted < 1:
+        print(f'kwspot: note: {hours:.2f} h of recordings are too few to choose {wanted:g} per hour by: give --hours '
+              f'{1 / wanted:.3g} or more', file=sys.stderr)
     return dict(facts, false_accepts_per_hour_ci95=per_hour(facts['false_accepts'], hours)[1])
 
 
@@ -952,8 +951,8 @@ def _say_fit(facts:dict, # what `stream --fit --json` prints
     "The same for people."
     low, high = facts['false_accepts_per_hour_ci95']
     print(f"threshold {facts['threshold']:.3f}, kept in {facts['run']}: {facts['false_accepts']:.0f} false accepts "
-          f"in {facts['hours']:.2f} h of recordings ({low:.1f} to {high:.1f} per hour), {facts['miss_rate']:.1%} of {facts['n_words']:.0f} words "
-          'missed')
+          f"in {facts['hours']:.2f} h of recordings ({low:.1f} to {high:.1f} per hour), {facts['miss_rate']:.1%} of "
+          f"{facts['n_words']:.0f} words missed")
     if 'background' in facts: print(_on_background(facts['background']))
 
 # %% ../nbs/80_cli.ipynb #ebff5791
